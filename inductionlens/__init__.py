@@ -1,0 +1,37 @@
+"""Which attention heads are induction heads, what breaks without them, how they are built, and when they form."""
+
+from importlib import import_module
+from typing import Any
+
+#: Public name -> the module that holds it. Loaded on first use, so that importing the package costs no torch.
+PUBLIC = {
+    "Head": "heads",
+    "HeadScores": "head_scores",
+    "InputError": "errors",
+    "ScanOptions": "studies.options",
+    "ToyConfig": "models.toy",
+    "load_model": "models.loading",
+    "new_toy": "models.toy",
+    "planted": "models.planted",
+    "plot_mosaic": "plots",
+    "read_scores": "head_scores",
+    "repeated_tokens": "probes",
+    "save_toy": "models.toy",
+    "scan": "studies.scan",
+}
+
+__all__ = [*sorted(PUBLIC), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("inductionlens")
+    if name in PUBLIC:
+        return getattr(import_module(f"inductionlens.{PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'inductionlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

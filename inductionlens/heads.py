@@ -1,0 +1,54 @@
+"""How an attention head is named."""
+
+import re
+from typing import NamedTuple, Union
+
+from inductionlens.errors import InputError
+
+_SPELLINGS = re.compile(r"(?:(\d+)\.(\d+)|[Ll](\d+)[Hh](\d+))")
+
+
+class Head(NamedTuple):
+    """An attention head: 0-based layer and 0-based index inside the layer, the query head under grouped queries.
+
+    ``Head(5, 1)`` is written ``5.1`` and also read from ``L5H1``.
+    """
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.index}"
+
+    @property
+    def label(self) -> str:
+        """``L5H1``: unlike ``5.1`` no spreadsheet takes it for a number, and 5.10 stays apart from 5.1."""
+        return f"L{self.layer}H{self.index}"
+
+    def __repr__(self) -> str:
+        return f"Head({self.layer}, {self.index})"
+
+    @classmethod
+    def parse(cls, name: Union[str, tuple[int, int], "Head"]) -> "Head":
+        """Read a head from ``"5.1"``, ``"L5H1"``, ``(5, 1)`` or a ``Head``.
+
+        Raises:
+            InputError: the name is none of these.
+        """
+        if isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, int) and part >= 0 for part in name):
+            return cls(*name)
+        match = _SPELLINGS.fullmatch(name.strip()) if isinstance(name, str) else None
+        if match is None:
+            raise InputError(f"A head is named like 5.1, L5H1 or (5, 1), layer first; got {name!r}.")
+        layer, index = (int(part) for part in match.groups() if part is not None)
+        return cls(layer, index)
+
+    def check(self, n_layers: int, n_heads: int) -> "Head":
+        """Give the head back if a model of that shape has it.
+
+        Raises:
+            InputError: it has not.
+        """
+        if self.layer < n_layers and self.index < n_heads:
+            return self
+        raise InputError(f"There is no head {self}: the model has {n_layers} layers of {n_heads} heads.")

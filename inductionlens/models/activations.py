@@ -1,0 +1,97 @@
+"""One forward pass, reduced layer by layer."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inductionlens.models import Model
+
+
+class Attention(NamedTuple):
+    """What one layer's heads did on one batch. Handed to a reducer and then dropped; read it, never write to it."""
+
+    layer: int
+    pattern: Float[Tensor, "batch head query key"]
+    """Attention, a fraction of each query's; causal, rows sum to 1."""
+    values: Float[Tensor, "batch key head d_head"] | None
+    """Value vectors, expanded to query heads; None unless asked for."""
+    mixed: Float[Tensor, "batch query head d_head"] | None
+    """Head outputs before W_O (``z``); None unless asked for."""
+
+
+class Final(NamedTuple):
+    """What the unembedding would read."""
+
+    residual: Float[Tensor, "batch pos d_model"]
+    """The last residual stream after the final norm; the norm's gain is folded into W_U."""
+    scale: Float[Tensor, "batch pos"]
+    """The final norm's scale at each position, ones where there is no norm."""
+
+
+def run_reduced(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    reduce: Callable[[Attention], None],
+    *,
+    values: bool = False,
+    mixed: bool = False,
+) -> Final:
+    """Run the model once without its unembedding, and hand each layer's attention to ``reduce`` as it is made.
+
+    Nothing of a layer is kept after ``reduce`` returns, so memory stays at one layer's pattern however deep the model.
+    """
+    cfg = model.cfg
+    held: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            held[name] = tensor
+
+        return hook
+
+    def finish(layer: int) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            v = held.pop("v", None)
+            if v is not None:
+                v = v.repeat_interleave(cfg.n_heads // v.shape[2], dim=2)
+            pattern = tensor if not mixed else held.pop("pattern")
+            reduce(Attention(layer, pattern, v, tensor if mixed else None))
+
+        return hook
+
+    hooks: list[tuple[str, Callable[..., None]]] = []
+    for layer in range(cfg.n_layers):
+        block = f"blocks.{layer}.attn.hook_"
+        if values:
+            hooks.append((block + "v", keep("v")))
+        if mixed:
+            hooks.append((block + "pattern", keep("pattern")))
+        hooks.append((block + ("z" if mixed else "pattern"), finish(layer)))
+    normed = cfg.normalization_type is not None
+    hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
+    if normed:
+        hooks.append(("ln_final.hook_scale", keep("scale")))
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks)
+    scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
+    return Final(held["last"], scale.float())
+
+
+def logits_at(
+    model: Model, residual: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, " scored"]
+) -> Float[Tensor, "batch scored vocabulary"]:
+    """Unembed ``residual`` at ``positions`` only: the one place that pays for the vocabulary."""
+    with torch.no_grad():
+        picked = residual[:, positions.to(residual.device)]
+        logits = model.unembed(picked.to(model.unembed.W_U.dtype)).float()
+        cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def batches(tokens: Int[Tensor, "batch pos"], batch_size: int | None) -> Iterable[Int[Tensor, "batch pos"]]:
+    """Cut a probe into batches, by default of about 2,048 tokens."""
+    return tokens.split(batch_size or max(1, 2048 // tokens.shape[1]))

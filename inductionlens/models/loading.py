@@ -1,0 +1,97 @@
+"""One door for models: by name, by folder, or as they are."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.origin import Origin, origin_of
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(
+    source: "str | Path | Model",
+    *,
+    revision: str | None = None,
+    checkpoint: int | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> Model:
+    """Give a model ready to be scored: norms folded, writing weights and W_U centred, in evaluation mode.
+
+    ``source`` is a folder (saved by ``save_pretrained`` or by `save_toy`; no network is used), ``"planted"`` or
+    ``"planted-KIND"``, a hub name that TransformerLens knows (``"gpt2"``, with a ``revision`` or a training
+    ``checkpoint``), or a HookedTransformer you already have. A model object that is not processed yet is copied, never
+    changed. ``device`` is ``"cpu"``, ``"cuda"`` ...; by default CUDA where there is one.
+
+    Raises:
+        InputError: the source cannot be found, read or scored; the message says why and what to do.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    device = _device(device)
+    if not isinstance(source, (str, Path)):
+        return _from_object(source)
+    folder = Path(source).expanduser()
+    named = str(source)
+    if folder.is_dir():
+        return _from_folder(folder, named, device=device, dtype=dtype)
+    if folder.is_file():
+        raise InputError(f"{named} is a file; give the folder that holds its config.json.")
+    if named == "planted" or named.startswith("planted-"):
+        from inductionlens.models.planted import planted
+
+        return planted(named.removeprefix("planted").removeprefix("-") or "induction").to(device, print_details=False)
+    if named.startswith((".", "/", "~")):
+        raise InputError(f"There is no folder {named}.")
+    from inductionlens.models.pretrained import load_hub
+
+    return load_hub(named, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
+
+
+def _device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"The device {device!r} cannot be used here; 'cpu' always can.") from error
+    return device
+
+
+def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"The folder {named} has no config.json, so it holds no model.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
+    from inductionlens.models import toy
+
+    if config.get("format") == toy.FORMAT:
+        return toy.load_toy(folder, config, device=device, dtype=dtype)
+    from inductionlens.models.pretrained import load_folder
+
+    return load_folder(folder, config, device=device, dtype=dtype)
+
+
+def _from_object(model: Model) -> Model:
+    from transformer_lens import HookedTransformer
+
+    from inductionlens.models.processing import check_finite, processed
+
+    if not isinstance(model, HookedTransformer):
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        raise InputError(f"A model is a hub name, a folder or a HookedTransformer; got {kind}.")
+    origin: Origin = origin_of(model)
+    check_finite(model, origin.name)
+    ready = processed(model)
+    if ready is not model:
+        ready.inductionlens_origin = origin
+    return ready

@@ -1,0 +1,222 @@
+"""Pretrained models, by hub name or local folder."""
+
+import contextlib
+import difflib
+import json
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.origin import Origin
+from inductionlens.models.processing import build, check_finite, quiet
+
+OFFLINE_WAYS = (
+    "offline, give a folder saved by save_pretrained, fill the Hugging Face cache beforehand, or try 'planted'"
+)
+
+
+def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dtype: str) -> Model:
+    """Read a ``save_pretrained`` folder whose ``config.json`` is ``config``, without any network.
+
+    Raises:
+        InputError: no causal language model, broken or missing weights, shapes that contradict the config, pickled
+            weights that hold more than tensors, weights that are not finite, or an empty tokenizer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _check_causal(folder, config)
+    _check_weights_file(folder)
+    with quiet():
+        try:
+            hf_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            hf_model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=hf_config,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        except Exception as error:
+            raise InputError(_loading_trouble(folder, error)) from error
+    _check_report(folder, report)
+    tokenizer = _tokenizer(folder)
+    model = _convert(folder, hf_model, tokenizer, device=device, dtype=dtype)
+    check_finite(model, str(folder))
+    bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)
+    model.inductionlens_origin = Origin(str(folder), "folder", bos=bos)
+    return model
+
+
+def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device: str | None, dtype: str) -> Model:
+    """Fetch a hub model that TransformerLens knows, by name or alias, at a revision or a training checkpoint.
+
+    Raises:
+        InputError: an unknown name (the nearest are named), code from the hub, no network, or no such checkpoint.
+    """
+    with quiet(), _offline_if_unreachable():
+        from transformer_lens import HookedTransformer
+        from transformer_lens import loading_from_pretrained as loading
+
+        try:
+            official = loading.get_official_model_name(name)
+        except ValueError as error:
+            known = {*loading.OFFICIAL_MODEL_NAMES, *loading.make_model_alias_map(), "planted"}
+            raise InputError(_unknown(name, known)) from error
+        if official.startswith(loading.NEED_REMOTE_CODE_MODELS):
+            raise InputError(f"{name} would run code from the hub, and weights are data here: it is not loaded.")
+        extra = {} if revision is None else {"revision": revision}
+        try:
+            model = HookedTransformer.from_pretrained(
+                name, checkpoint_value=checkpoint, device=device, dtype=dtype, **extra
+            )
+        except (OSError, ConnectionError) as error:
+            raise InputError(
+                f"{name} could not be fetched from the hub ({_first_line(error)}); {OFFLINE_WAYS}."
+            ) from error
+        except Exception as error:
+            raise InputError(f"{name} could not be loaded: {_first_line(error)}.") from error
+    model = model.eval().requires_grad_(False)
+    check_finite(model, name)
+    bos = model.tokenizer.bos_token_id if model.tokenizer is not None else None
+    model.inductionlens_origin = Origin(name, "hub", revision, checkpoint, bos)
+    return model
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Use the local cache alone where the hub's address is not known, instead of half a minute of retries."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None, dtype: str) -> Model:
+    """Hand a Hugging Face model's weights to TransformerLens.
+
+    TransformerLens guesses the architecture from the path before it reads the config, and reads ``n_ctx``, which
+    transformers 5 no longer writes: so it is given a config of its own in a folder whose name says nothing.
+    """
+    from transformer_lens import loading_from_pretrained as loading
+
+    config = hf_model.config
+    with quiet(), tempfile.TemporaryDirectory(prefix="config-") as neutral:
+        plain = config.to_dict()
+        plain["architectures"] = [type(hf_model).__name__]
+        if hasattr(config, "n_positions"):
+            plain["n_ctx"] = config.n_positions
+        (Path(neutral) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        try:
+            cfg = loading.get_pretrained_model_config(neutral, device=device, dtype=torch.float32)
+            cfg.d_mlp = getattr(config, "n_inner", None) or cfg.d_mlp
+            state = loading.get_pretrained_state_dict(neutral, cfg, hf_model=hf_model)
+            cfg.tokenizer_name = None
+            cfg.model_name = folder.resolve().name
+            cfg.dtype = getattr(torch, dtype)
+            return build(cfg, state, tokenizer)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"TransformerLens cannot take the {config.model_type} model in {folder}: {_first_line(error)}."
+            ) from error
+
+
+def _check_causal(folder: Path, config: dict[str, Any]) -> None:
+    kind, names = config.get("model_type"), config.get("architectures") or []
+    if kind is None:
+        raise InputError(f"{folder}/config.json names no model_type, so no one can tell what model this is.")
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    if (names and (not causal or config.get("is_encoder_decoder"))) or (
+        not names and kind in ("bert", "roberta", "t5")
+    ):
+        raise InputError(
+            f"The model in {folder} is {(names or [kind])[0]}, which does not predict the next token from earlier "
+            "ones; induction heads are looked for in causal language models such as GPT-2."
+        )
+
+
+def _check_weights_file(folder: Path) -> None:
+    patterns = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+    if not any(list(folder.glob(pattern)) for pattern in patterns):
+        raise InputError(f"The folder {folder} has a config.json but no weights (model.safetensors).")
+
+
+def _loading_trouble(folder: Path, error: Exception) -> str:
+    kind = type(error).__name__
+    if kind == "UnpicklingError" or "weights_only" in str(error).lower() or "unpickling" in str(error).lower():
+        return (
+            f"The pickled weights in {folder} hold more than tensors, or are broken; weights are data here and no "
+            "code is run for them: save them as safetensors."
+        )
+    return f"The weights in {folder} are truncated, corrupted or of an unknown kind: {kind}: {_first_line(error)}."
+
+
+def _check_report(folder: Path, report: Any) -> None:
+    report = report if isinstance(report, dict) else vars(report)
+    mismatched = list(report.get("mismatched_keys") or ())
+    if mismatched:
+        name, found, expected = ([*list(mismatched[0]), None, None])[:3]
+        raise InputError(
+            f"The weights in {folder} contradict config.json: {name} is {_shape(found)} and should be "
+            f"{_shape(expected)}."
+        )
+    missing = sorted(report.get("missing_keys") or ())
+    if missing:
+        raise InputError(
+            f"The weights in {folder} are incomplete: {missing[0]} and {len(missing) - 1} more are missing."
+        )
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The folder's own tokenizer, or None where it has no tokenizer files at all."""
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model", "merges.txt", "spiece.model")
+    if not any((folder / name).exists() for name in files):
+        return None
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise InputError(f"The tokenizer in {folder} could not be read: {_first_line(error)}.") from error
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) == 0:
+        raise InputError(
+            f"The tokenizer in {folder} has no tokens; put its tokenizer.json there, or remove its other files to "
+            "score the model on all its token ids."
+        )
+    return tokenizer
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    parent = Path(name).parent
+    if parent.is_dir():
+        folders = [str(parent / path.name) for path in parent.iterdir() if (path / "config.json").is_file()]
+        near = difflib.get_close_matches(name, folders, n=3, cutoff=0.6) + near
+    offer = f"the nearest names are {', '.join(near[:4])}" if near else "its hub models are named in its documentation"
+    return f"There is no folder {name} and no model of that name that TransformerLens knows; {offer}."
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape)) if shape is not None else "of another shape"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

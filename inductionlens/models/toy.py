@@ -1,0 +1,133 @@
+"""Small transformers from a config, kept as JSON and safetensors."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.origin import Origin
+from inductionlens.models.processing import build, check_finite, quiet
+
+FORMAT = "inductionlens-toy"
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """The shape of a toy transformer; the fields are TransformerLens's."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+    n_ctx: int
+    d_mlp: int | None = None
+    """Width of the MLPs; None for an attention-only model."""
+    act_fn: str = "gelu"
+    normalization_type: Literal["LN", "RMS"] | None = "LN"
+    positional_embedding_type: Literal["standard", "rotary", "shortformer"] = "standard"
+    use_attn_scale: bool = True
+    """Whether attention scores are divided by sqrt(d_head)."""
+    bos: int | None = 0
+    """The token id that starts every sequence; None for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1; got {value!r}.")
+
+
+def _lens_config(config: ToyConfig, seed: int | None = None, device: str | None = None) -> Any:
+    from transformer_lens import HookedTransformerConfig
+
+    shape = asdict(config)
+    shape.pop("bos")
+    rotary = {"rotary_dim": config.d_head} if config.positional_embedding_type == "rotary" else {}
+    # TransformerLens's own seed would reseed the global generator: new_toy draws the weights instead.
+    return HookedTransformerConfig(
+        **shape, **rotary, attn_only=config.d_mlp is None, device=device or "cpu", init_weights=False
+    )
+
+
+def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
+    """A trainable toy with random weights, norms not folded; ``seed`` alone decides them.
+
+    Matrices are normal with standard deviation 0.8/sqrt(d_model), TransformerLens's own default, biases 0, norms 1.
+    """
+    from transformer_lens import HookedTransformer
+
+    generator = torch.Generator().manual_seed(seed)
+    with quiet():
+        model = HookedTransformer(_lens_config(config))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "W_" in name:
+                weight.normal_(0, 0.8 / config.d_model**0.5, generator=generator)
+            else:
+                weight.fill_(1.0 if name.endswith(".w") else 0.0)
+    model.inductionlens_origin = Origin("toy", "toy", bos=config.bos)
+    model.inductionlens_config = config
+    return model
+
+
+def save_toy(model: Model, folder: str | Path) -> None:
+    """Write a toy made by `new_toy` as ``config.json`` and ``model.safetensors``, weights as they are."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors")
+    text = json.dumps({"format": FORMAT, "version": 1, "model": asdict(model.inductionlens_config)}, indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None, dtype: str = "float32") -> Model:
+    """Read a toy folder whose ``config.json`` is ``config``, process its weights, and check that they fit.
+
+    Raises:
+        InputError: an unknown version or field, or weights that are missing, broken, not finite or of other shapes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if config.get("version") != 1:
+        raise InputError(f"{folder}/config.json has version {config.get('version')!r} of the toy format; 1 is known.")
+    try:
+        shape = ToyConfig(**config["model"])
+    except (TypeError, KeyError) as error:
+        known = ", ".join(field.name for field in fields(ToyConfig))
+        raise InputError(f"{folder}/config.json does not describe a toy ({error}); its fields are {known}.") from error
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"The folder {folder} has a config.json but no model.safetensors.")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"The weights {path} are truncated or corrupted: {error}.") from error
+    from transformer_lens import HookedTransformer
+
+    with quiet():
+        cfg = _lens_config(shape, device=device)
+        expected = {name: tuple(weight.shape) for name, weight in HookedTransformer(cfg).named_parameters()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise InputError(
+                f"The weights {path} contradict config.json: {name} should be {_shape(expected.get(name))} "
+                f"and is {_shape(found.get(name))}."
+            )
+    cfg.dtype = getattr(torch, dtype)
+    model = build(cfg, {name: weight.float() for name, weight in weights.items()})
+    check_finite(model, str(folder))
+    model.inductionlens_origin = Origin(str(folder), "toy", bos=shape.bos)
+    return model
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " x ".join(map(str, shape))

@@ -1,0 +1,55 @@
+"""Which token ids a model was trained on."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.origin import origin_of
+
+
+def ordinary_ids(model: Model) -> Int[Tensor, " vocabulary"]:
+    """Ids of ordinary tokens: the tokenizer's own, without special and added ones; never the padding of ``d_vocab``.
+
+    A model without a tokenizer has all its ids but BOS.
+    """
+    d_vocab, tokenizer = model.cfg.d_vocab, getattr(model, "tokenizer", None)
+    special = {origin_of(model).bos}
+    ids = range(d_vocab)
+    if tokenizer is not None:
+        special |= {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        ids = sorted(index for index in set(tokenizer.get_vocab().values()) if 0 <= index < d_vocab)
+    return torch.tensor([index for index in ids if index not in special], dtype=torch.long)
+
+
+def encoder(model: Model) -> Callable[[str], list[int]] | None:
+    """The model's own text-to-ids function, adding no special tokens; None if it has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        return None
+    # verbose=False: a text longer than the model's context is cut into windows afterwards, no reason to warn.
+    return lambda text: tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+
+def choose_bos(model: Model, bos: bool | int) -> int | None:
+    """The id to put at position 0: the model's own for ``True``, none for ``False``, or the given id.
+
+    Raises:
+        InputError: the model names no BOS token, or the id lies outside its vocabulary.
+    """
+    if bos is False:
+        return None
+    if bos is True:
+        own = origin_of(model).bos
+        if own is None or not 0 <= own < model.cfg.d_vocab:
+            raise InputError(
+                f"The model {origin_of(model).name} names no BOS token inside its vocabulary; "
+                "give a token id to start sequences with (bos=ID, --bos ID) or do without (bos=False, --no-bos)."
+            )
+        return own
+    if not 0 <= bos < model.cfg.d_vocab:
+        raise InputError(f"bos must be an id below the model's {model.cfg.d_vocab} tokens; got {bos}.")
+    return int(bos)

@@ -1,0 +1,146 @@
+"""Tables onto axes."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inductionlens.errors import InputError
+from inductionlens.files import check_writable, write_atomically
+from inductionlens.tables import COLUMNS, SCORES
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: What a mosaic shows unless told otherwise.
+DEFAULT_SCORES = ("prefix_matching", "copying", "induction_logit", "previous_token", "duplicate_token", "first_token")
+SUFFIXES = (".png", ".svg", ".pdf")
+#: Cells up to which numbers are written into them.
+_WRITTEN = 150
+
+
+def draw_scores(table: "pandas.DataFrame", score: str, ax: "Axes") -> "Axes":
+    """Draw one score as a layer by head grid: rows are layers, first on top; NaN is hatched.
+
+    Attention runs from white to dark blue on 0..1; signed scores run from orange (negative) over white to purple,
+    evenly about 0: colours that colour-blind readers tell apart.
+    """
+    import numpy as np
+
+    layers, heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
+    grid = np.full((layers, heads), np.nan)
+    grid[table["layer"].astype(int), table["head"].astype(int)] = table[score].astype(float)
+    signed = COLUMNS[score].range.startswith(("-1", "unbounded"))
+    finite = np.abs(grid[np.isfinite(grid)])
+    top = 1.0 if not COLUMNS[score].range.startswith("unbounded") else float(finite.max(initial=0.0)) or 1.0
+    ax.set_facecolor("#e6e6e6")
+    ax.patch.set_hatch("////")
+    ax.patch.set_edgecolor("#bbbbbb")
+    image = ax.imshow(
+        grid, cmap="PuOr" if signed else "Blues", vmin=-top if signed else 0.0, vmax=top, aspect="equal",
+        interpolation="nearest",
+    )  # fmt: skip
+    for axis, count in ((ax.xaxis, heads), (ax.yaxis, layers)):
+        step = max(1, math.ceil(count / 16))
+        axis.set_ticks(range(0, count, step))
+    ax.set_xlabel("head")
+    ax.set_ylabel("layer")
+    ax.set_title(score, fontsize=11)
+    ax.tick_params(length=0, labelsize=8)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    ax.set_xticks(np.arange(-0.5, heads), minor=True)
+    ax.set_yticks(np.arange(-0.5, layers), minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.2 if layers * heads <= _WRITTEN else 0.4)
+    ax.tick_params(which="minor", length=0)
+    if layers * heads <= _WRITTEN:
+        for (layer, head), value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                dark = abs(value) > 0.55 * top
+                ax.text(
+                    head, layer, _short(value), ha="center", va="center", color="white" if dark else "#333333",
+                    fontsize=min(7, 16 * cell_size(layers, heads)),
+                )  # fmt: skip
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(COLUMNS[score].unit, fontsize=8)
+    bar.outline.set_visible(False)
+    return ax
+
+
+def cell_size(layers: int, heads: int) -> float:
+    """Side of a cell in inches, so that a grid stays within about 7 inches."""
+    return min(0.55, 7.0 / max(layers, heads))
+
+
+def _short(value: float) -> str:
+    """Two decimals without a leading zero, so that it fits a cell."""
+    text = f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}"
+    return text.replace("-0.00", "0.00").replace("0.", ".") if abs(value) < 0.995 else text
+
+
+def draw_mosaic(table: "pandas.DataFrame", scores: tuple[str, ...] | None = None) -> "Figure":
+    """Draw several scores of one model side by side, one grid each.
+
+    Raises:
+        InputError: an unknown score, or one that the table has not.
+    """
+    from matplotlib.figure import Figure
+
+    scores = tuple(name for name in DEFAULT_SCORES if name in table.columns) if scores is None else scores
+    for name in scores:
+        if name not in SCORES or name not in table.columns:
+            known = ", ".join(name for name in SCORES if name in table.columns)
+            raise InputError(f"There is no score {name!r} in the table; it has {known}.")
+    if table.duplicated(["layer", "head"]).any():
+        raise InputError("A mosaic shows one model; the table names a head more than once.")
+    layers, heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
+    cell = cell_size(layers, heads)
+    columns = min(3, len(scores))
+    rows = math.ceil(len(scores) / columns)
+    width, height = max(2.3, heads * cell) + 1.35, max(0.9, layers * cell) + 1.0
+    figure = Figure(figsize=(columns * width, rows * height + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, score in zip(axes, scores, strict=False):
+        draw_scores(table, score, ax)
+    for ax in axes[len(scores) :]:
+        ax.set_visible(False)
+    if "model" in table.columns:
+        figure.suptitle(str(table["model"].iloc[0]), fontsize=12)
+    if table[list(scores)].isna().any(axis=None):
+        figure.supxlabel("hatched: undefined", fontsize=8, x=0.99, ha="right")
+    return figure
+
+
+def plot_mosaic(table: "pandas.DataFrame", path: str | Path, scores: tuple[str, ...] | None = None) -> None:
+    """Write `draw_mosaic` as .png, .svg or .pdf, whole or not at all; equal tables give equal files.
+
+    Raises:
+        InputError: an unknown suffix or score, or a place that cannot be written.
+    """
+    from io import BytesIO
+
+    import matplotlib
+
+    path = Path(path)
+    check_picture(path)
+    figure = draw_mosaic(table, scores)
+    buffer = BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    # A date or a random id in the file would make equal pictures differ.
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with matplotlib.rc_context({"svg.hashsalt": "inductionlens"}):
+        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    write_atomically(path, buffer.getvalue())
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture's path by its suffix or place before anything is drawn.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"The suffix of {path} must be one of {', '.join(SUFFIXES)}; got {path.suffix or 'none'!r}.")
+    check_writable(path)

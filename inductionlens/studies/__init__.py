@@ -1,0 +1,1 @@
+"""Questions: each takes models, repeats a measurement and gives a table."""

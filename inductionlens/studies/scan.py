@@ -1,0 +1,106 @@
+"""Which heads of this model are induction heads?"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inductionlens.detection import copying_case
+from inductionlens.errors import InputError
+from inductionlens.head_scores import HeadScores
+from inductionlens.intervals import mean_interval
+from inductionlens.measure import (
+    Samples,
+    attention_targets,
+    measure_attention,
+    measure_copying,
+    measure_induction_logit,
+    measure_weights,
+)
+from inductionlens.models import Model
+from inductionlens.models.loading import load_model
+from inductionlens.studies.head_table import head_table, per_sequence
+from inductionlens.studies.options import ScanOptions
+from inductionlens.studies.provenance import provenance
+from inductionlens.studies.stimuli import ScanProbes, make_probes
+
+#: Column of each copying normalization.
+COPYING_COLUMNS = {
+    "contrast": "copying",
+    "contrast_per_token": "copying_per_token",
+    "share": "copying_share",
+    "olsson_literal": "copying_olsson_literal",
+    "bansal": "copying_bansal",
+}
+
+
+def scan(
+    model: Model | str | Path,
+    *,
+    options: ScanOptions | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> HeadScores:
+    """Score every head of a model on repeated random tokens, and say what kind it is.
+
+    ``model`` is what `load_model` takes. Settings are the fields of `ScanOptions`, given by name or as ``options``.
+    ``on_progress(done, total)`` is called after every batch, in sequences. One forward pass per batch; the same seed
+    gives the same table.
+
+    Raises:
+        InputError: a setting or the model cannot be used; nothing has been computed.
+    """
+    options = _settle(options, settings)
+    model = load_model(model)
+    probes = make_probes(model, options)
+    total, done = probes.sequences(), 0
+
+    def progress(sequences: int) -> None:
+        nonlocal done
+        done += sequences
+        if on_progress is not None:
+            on_progress(done, total)
+
+    samples, losses = _measure(model, probes, options, progress)
+    behaviour = _behaviour(losses, model.cfg.d_vocab, options.seed)
+    table = head_table(model, probes, options, samples, measure_weights(model), behaviour)
+    case = copying_case(behaviour, table, options.threshold)
+    return HeadScores(table, provenance(model, probes, options, {**behaviour, "case": case}), per_sequence(samples))
+
+
+def _settle(options: ScanOptions | None, settings: dict[str, Any]) -> ScanOptions:
+    if options is not None and settings:
+        raise InputError("Give scan either options or settings by name, not both.")
+    unknown = [name for name in settings if name not in ScanOptions.__dataclass_fields__]
+    if unknown:
+        raise InputError(f"scan has no setting {unknown[0]!r}; it has {', '.join(ScanOptions.__dataclass_fields__)}.")
+    return options or ScanOptions(**settings)
+
+
+def _measure(
+    model: Model, probes: ScanProbes, options: ScanOptions, progress: Callable[[int], None]
+) -> tuple[dict[str, Samples], dict[str, np.ndarray]]:
+    """Every score per head and sequence, and the model's losses per sequence."""
+    common: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
+    how: dict[str, Any] = {"value_weighted": options.value_weighted, **common}
+    targets = attention_targets(probes.repeated, options.reduce)
+    samples, losses = measure_attention(model, probes.repeated, targets, reduce=options.reduce, with_losses=True, **how)
+    if probes.text is not None:
+        only = {"previous_token": targets["previous_token"]}
+        samples |= measure_attention(model, probes.text, only, **how)[0]
+    copying = measure_copying(model, probes.once, source=options.copying_source, **common)
+    samples |= {COPYING_COLUMNS[name]: part for name, part in copying.items()}
+    centred = options.logit_recipe == "default"
+    samples["induction_logit"] = measure_induction_logit(model, probes.logit, centred=centred, **common)
+    return samples, losses
+
+
+def _behaviour(losses: dict[str, np.ndarray], d_vocab: int, seed: int) -> dict[str, Any]:
+    """How well the model as a whole copies: mean losses in nats, their difference, and intervals over sequences."""
+    losses = {**losses, "copying_gain": losses["loss_first_copy"] - losses["loss_later_copies"]}
+    behaviour: dict[str, Any] = {"ln_vocabulary": float(np.log(d_vocab))}
+    for name, values in losses.items():
+        low, high = mean_interval(values[None], seed=seed)
+        behaviour |= {name: float(values.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
+    return behaviour

@@ -1,0 +1,87 @@
+"""Every token sequence that a scan runs a model on."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from inductionlens import corpus
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.studies.options import ScanOptions
+
+#: Windows of natural text for previous_token: 10 of 512 tokens, or of the whole context where that is shorter.
+TEXT_WINDOWS, TEXT_LENGTH = 10, 512
+
+
+@dataclass(frozen=True)
+class ScanProbes:
+    """The stimuli of one scan."""
+
+    repeated: Probe
+    """Blocks repeated back to back: attention scores and losses."""
+    once: Probe
+    """One block, nothing repeated: copying."""
+    logit: Probe
+    """One block and its repeat: the effect on the right logit."""
+    text: Probe | None
+    """Windows of natural text: previous_token; None where it is measured on the repeated blocks."""
+    text_name: str
+    """Where the text came from."""
+
+    def sequences(self) -> int:
+        """How many sequences there are in all."""
+        parts = (self.repeated, self.once, self.logit, self.text)
+        return sum(len(probe.tokens) for probe in parts if probe is not None)
+
+
+def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
+    bos = choose_bos(model, options.bos)
+    ordinary = ordinary_ids(model)
+    pool = token_pool(ordinary)
+    start, context = int(bos is not None), model.cfg.n_ctx
+    for length, repeats, name in (
+        (options.period, options.repeats, "period"),
+        (options.logit_period, 2, "logit_period"),
+    ):
+        if start + length * repeats > context:
+            fits = (context - start) // repeats
+            way_out = f"{name}={fits} fits" if fits >= 3 else "no probe fits so short a context"
+            raise InputError(
+                f"The model's context of {context} tokens is too short for {start + length * repeats} "
+                f"({'BOS + ' if start else ''}{length} x {repeats}); {way_out}."
+            )
+    common = {"bos": bos, "seed": options.seed}
+    mcdougall = options.logit_recipe == "mcdougall"
+    text, text_name = _text_probe(model, options, bos)
+    return ScanProbes(
+        repeated=repeated_tokens(
+            pool, period=options.period, repeats=options.repeats, sequences=options.sequences, **common
+        ),
+        once=repeated_tokens(
+            pool, period=options.period, repeats=1, sequences=options.sequences, purpose="once", **common
+        ),
+        logit=repeated_tokens(
+            token_pool(ordinary, 0.0) if mcdougall else pool,
+            period=options.logit_period, repeats=2, sequences=10 * options.sequences, purpose="logit", **common,
+        ),
+        text=text,
+        text_name=text_name,
+    )  # fmt: skip
+
+
+def _text_probe(model: Model, options: ScanOptions, bos: int | None) -> tuple[Probe | None, str]:
+    encode = encoder(model)
+    if options.text == "random" or (options.text == "auto" and encode is None):
+        return None, "the repeated probe"
+    if encode is None:
+        raise InputError("The model has no tokenizer to read text with; use text='random' (--text random).")
+    if options.text in ("auto", "stdlib"):
+        texts, name = list(corpus.python_stdlib()), f"stdlib of Python {platform.python_version()}"
+    else:
+        texts, name = list(corpus.text_file(options.text)), Path(options.text).name
+    length = min(TEXT_LENGTH, model.cfg.n_ctx)
+    windows = corpus.text_windows(texts, encode, windows=TEXT_WINDOWS, length=length, bos=bos, seed=options.seed)
+    probe = Probe(windows, bos, length - int(bos is not None), 1, options.seed)
+    return probe, f"{name}, {len(windows)} windows of {length}, sha256 {corpus.digest(texts)}"

@@ -1,0 +1,53 @@
+"""Models built in milliseconds, without a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+import inductionlens as il
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """The planted induction model: previous-token head 0.1, induction head 1.2, four idle heads."""
+    return il.planted()
+
+
+@pytest.fixture(scope="session")
+def toy_config():
+    return il.ToyConfig(n_layers=2, n_heads=3, d_model=24, d_head=8, d_vocab=48, n_ctx=128, d_mlp=40)
+
+
+@pytest.fixture(scope="session")
+def random_toy(toy_config, tmp_path_factory):
+    """A random two-layer model of three heads with LayerNorm and MLPs, loaded from its folder; biases not zero."""
+    model = il.new_toy(toy_config, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator) * (0.3 if "b" in name else 0.15))
+    folder = tmp_path_factory.mktemp("toy") / "random"
+    il.save_toy(model, folder)
+    return il.load_model(folder)
+
+
+@pytest.fixture(scope="session")
+def ragged():
+    """Rows that repeat by chance, unevenly, each with a second BOS (id 0); every row differs."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 7, (5, 14), generator=generator)
+    tokens[:, 0] = 0
+    tokens[torch.arange(5), torch.tensor([3, 5, 6, 8, 11])] = 0
+    return tokens
+
+
+@pytest.fixture(scope="session")
+def patterns(ragged):
+    """Random causal attention of three heads over the ragged rows."""
+    generator = torch.Generator().manual_seed(2)
+    batch, pos = ragged.shape
+    scores = torch.randn(batch, 3, pos, pos, generator=generator) * 2
+    return scores.masked_fill(~torch.ones(pos, pos, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
