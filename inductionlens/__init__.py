@@ -1,4 +1,4 @@
-"""Which attention heads are induction heads, what breaks without them, how they are built, and when they form."""
+"""Find the induction heads of a language model."""
 
 from importlib import import_module
 from typing import Any

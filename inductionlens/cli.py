@@ -36,25 +36,27 @@ def main() -> None:
         sys.stderr.write(f"inductionlens: {error}\n")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("inductionlens: interrupted; nothing was written.\n")
         code = 130
     except Exception as error:
         # Typer carries its own copy of click, or uses the installed one: its usage errors are known by what they do.
         if not hasattr(error, "format_message"):
             raise
         message = error.format_message()
-        helped = type(error).__name__ == "NoArgsIsHelpError"
-        sys.stderr.write(f"{message}\n" if helped else f"inductionlens: {message.rstrip('.')}; see --help.\n")
+        if message.strip():  # empty where help was shown for want of a command
+            sys.stderr.write(f"inductionlens: {message.rstrip('.')}; see --help.\n")
         code = 2
+    if code == 130:
+        sys.stderr.write("inductionlens: interrupted; no half-written file is left.\n")
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version
 
         print(version("inductionlens"))
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -183,25 +183,28 @@ def typed(table: "pandas.DataFrame", name: str) -> "pandas.DataFrame":
     columns = {}
     for column in table.columns:
         known = explain(str(column))
-        values = table[column]
         try:
-            if known is None:
-                columns[column] = values
-            elif known.dtype == "str":
-                columns[column] = values.fillna("").astype(str)
-            elif known.dtype == "int":
-                columns[column] = pd.array(
-                    [
-                        None if value is None or value is pd.NA or value == "" or value != value else int(value)
-                        for value in values
-                    ],
-                    dtype="Int64",
-                )
-            else:
-                columns[column] = [math.nan if value is None or value == "" else float(value) for value in values]
+            columns[column] = table[column] if known is None else _column(table[column], known.dtype)
         except (TypeError, ValueError) as error:
             raise InputError(f"{name} is not a head table: column {column} holds {error}.") from error
     result = pd.DataFrame(columns)
-    if result.duplicated(["layer", "head"]).any() and "step" not in result.columns:
+    for column in REQUIRED:
+        if result[column].isna().any() or (result[column] < 0).any():
+            raise InputError(f"{name} is not a head table: {column} must be 0 or more in every row.")
+    if result.duplicated(["layer", "head"]).any():
         raise InputError(f"{name} is not a head table: it names a head twice.")
     return result
+
+
+def _column(values: "pandas.Series", kind: str) -> Any:
+    """A column's values as what they are: text, whole numbers or floats; an empty cell is nothing or NaN."""
+    import pandas as pd
+
+    if kind == "str":
+        return values.fillna("").astype(str)
+    plain = [None if value is None or value is pd.NA or value == "" or value != value else value for value in values]
+    if kind == "float":
+        return [math.nan if value is None else float(value) for value in plain]
+    if any(isinstance(value, float) and not value.is_integer() for value in plain):
+        raise ValueError("a fraction")
+    return pd.array([None if value is None else int(value) for value in plain], dtype="Int64")

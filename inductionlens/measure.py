@@ -1,4 +1,4 @@
-"""The one door: a model and a probe become numbers per head and sequence."""
+"""The one door: a probe goes in, numbers per head come out."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -56,6 +56,8 @@ def attention_targets(probe: Probe, reduce: str = "sum") -> dict[str, Target]:
         distance = blocks * probe.period + shift
         targets[name] = lambda tokens, bos, distance=distance: attention.fixed_distance(tokens, distance)
     for offset in attention.OFFSETS:
+        if not attention.at_offset(probe.tokens[:1], probe.bos, offset).any():
+            continue  # a short block has no key so far from a copy
         targets[f"offset {offset:+d}"] = lambda tokens, bos, offset=offset: attention.at_offset(tokens, bos, offset)
     return targets
 

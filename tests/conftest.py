@@ -51,3 +51,41 @@ def patterns(ragged):
     batch, pos = ragged.shape
     scores = torch.randn(batch, 3, pos, pos, generator=generator) * 2
     return scores.masked_fill(~torch.ones(pos, pos, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory):
+    """A tiny random GPT-2 with its own byte-level tokenizer, as save_pretrained leaves it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "gpt2-tiny"
+    end = "<|endoftext|>"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        ["def f(x): return x"] * 3,
+        trainers.BpeTrainer(vocab_size=270, special_tokens=[end], initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, unk_token=end)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    # 300 rows of embeddings for fewer tokens: padding, as many hub models have. n_inner is not 4 x n_embd.
+    config = GPT2Config(
+        vocab_size=300, n_positions=128, n_embd=24, n_layer=2, n_head=3, n_inner=40, bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def gpt2_copy(gpt2_folder, tmp_path):
+    """A copy of that folder for a test to break."""
+    import shutil
+
+    return shutil.copytree(gpt2_folder, tmp_path / "model")

@@ -1,6 +1,6 @@
 """One forward pass, reduced layer by layer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -92,6 +92,6 @@ def logits_at(
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
-def batches(tokens: Int[Tensor, "batch pos"], batch_size: int | None) -> Iterable[Int[Tensor, "batch pos"]]:
-    """Cut a probe into batches, by default of about 2,048 tokens."""
+def batches(tokens: Int[Tensor, "batch pos"], batch_size: int | None) -> tuple[Tensor, ...]:
+    """Cut a probe into batches [batch, pos], by default of about 2,048 tokens."""
     return tokens.split(batch_size or max(1, 2048 // tokens.shape[1]))

@@ -126,7 +126,8 @@ def _fixed_offset(head: HeadWeights, space: Space) -> None:
 
 def _point_at_duplicate(head: HeadWeights, space: Space) -> None:
     _attend_to_duplicate(head, space)
-    later = range(space.position.start + 1, space.position.stop)
+    # A copy at position 1 is not pointed at: before it stands only BOS.
+    later = range(space.position.start + 2, space.position.stop)
     _diagonal(head.v, later, later)
     _diagonal(head.o, space.position, range(space.memory, space.memory + space.ctx))
 

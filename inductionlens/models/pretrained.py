@@ -49,9 +49,10 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
             raise InputError(_loading_trouble(folder, error)) from error
     _check_report(folder, report)
     tokenizer = _tokenizer(folder)
+    # Read before TransformerLens, which gives a tokenizer without BOS its EOS for one, in place.
+    bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)
     model = _convert(folder, hf_model, tokenizer, device=device, dtype=dtype)
     check_finite(model, str(folder))
-    bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)
     model.inductionlens_origin = Origin(str(folder), "folder", bos=bos)
     return model
 
@@ -86,7 +87,10 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
             raise InputError(f"{name} could not be loaded: {_first_line(error)}.") from error
     model = model.eval().requires_grad_(False)
     check_finite(model, name)
-    bos = model.tokenizer.bos_token_id if model.tokenizer is not None else None
+    tokenizer = model.tokenizer
+    # TransformerLens has put EOS for a BOS that the tokenizer's own settings leave out.
+    named = tokenizer is not None and tokenizer.init_kwargs.get("bos_token", "") is not None
+    bos = tokenizer.bos_token_id if named else None
     model.inductionlens_origin = Origin(name, "hub", revision, checkpoint, bos)
     return model
 

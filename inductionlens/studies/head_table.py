@@ -54,9 +54,9 @@ def head_table(
         if score in COLUMNS:
             columns |= _with_interval(score, part, options.seed)
     table = pd.DataFrame(columns, index=range(len(heads)))
-    for name, column in COLUMNS.items():
-        if column.dtype == "int":
-            table[name] = table[name].astype("Int64")
+    for name in table.columns.intersection(list(COLUMNS)):
+        if COLUMNS[name].dtype != "str":
+            table[name] = table[name].astype({"int": "Int64", "float": "float64"}[COLUMNS[name].dtype])
     table["kind"] = kinds(table, options.threshold)
     return table.reindex(columns=ordered())
 
@@ -73,9 +73,10 @@ def _with_interval(score: str, part: Samples, seed: int) -> dict[str, np.ndarray
 
 def _offset_peak(samples: Mapping[str, Samples]) -> tuple[np.ndarray, Samples]:
     """The offset that gets most attention, per head, and the attention it gets per sequence."""
-    profile = np.stack([samples[f"offset {offset:+d}"].numerator for offset in OFFSETS])
+    offsets = [offset for offset in OFFSETS if f"offset {offset:+d}" in samples]
+    profile = np.stack([samples[f"offset {offset:+d}"].numerator for offset in offsets])
     best = profile.mean(-1).argmax(0)
-    return np.array(OFFSETS)[best], Samples(np.take_along_axis(profile, best[None, ..., None], 0)[0])
+    return np.array(offsets)[best], Samples(np.take_along_axis(profile, best[None, ..., None], 0)[0])
 
 
 def per_sequence(samples: Mapping[str, Samples]) -> dict[str, np.ndarray]:

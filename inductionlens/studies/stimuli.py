@@ -37,8 +37,15 @@ class ScanProbes:
 
 
 def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
+    """Draw every sequence of a scan from the model's own vocabulary.
+
+    Raises:
+        InputError: no BOS, a context or a vocabulary too small for the probes, or no text to read.
+    """
     bos = choose_bos(model, options.bos)
     ordinary = ordinary_ids(model)
+    if bos is not None:
+        ordinary = ordinary[ordinary != bos]
     pool = token_pool(ordinary)
     start, context = int(bos is not None), model.cfg.n_ctx
     for length, repeats, name in (

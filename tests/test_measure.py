@@ -1,0 +1,196 @@
+"""Whole models against twins: what the hooks see, layer by layer and head by head."""
+
+import numpy as np
+import pytest
+import torch
+import twins
+
+import inductionlens as il
+from inductionlens.measure import (
+    attention_targets,
+    measure_attention,
+    measure_copying,
+    measure_induction_logit,
+    measure_weights,
+)
+from inductionlens.models.activations import run_reduced
+from inductionlens.probes import Probe, repeated_tokens
+
+POOL = torch.arange(1, 48)
+
+
+def cached(model, tokens):
+    """Everything a twin reads, taken by TransformerLens's own cache instead of our hooks."""
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(tokens)
+    layers = range(model.cfg.n_layers)
+    return (
+        logits,
+        [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in layers],
+        [cache[f"blocks.{layer}.attn.hook_v"] for layer in layers],
+        cache["ln_final.hook_scale"][..., 0],
+    )
+
+
+@pytest.fixture(scope="module", params=[0, None], ids=["bos", "no-bos"])
+def probe(request):
+    return repeated_tokens(POOL, period=5, repeats=3, sequences=4, bos=request.param, seed=8)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "last", "first", "entry_mean", "diagonal"])
+def test_attention_scores_of_a_model(reduce, probe, random_toy):
+    found, losses = measure_attention(
+        random_toy, probe, attention_targets(probe, reduce), reduce=reduce, with_losses=True, batch_size=3
+    )
+    logits, patterns, _, _ = cached(random_toy, probe.tokens)
+    for row, tokens in enumerate(probe.tokens.tolist()):
+        for layer in range(2):
+            pattern = patterns[layer][row].tolist()
+            if reduce == "diagonal":
+                expected = {
+                    "prefix_matching": twins.diagonal(pattern, 4),
+                    "duplicate_token": twins.diagonal(pattern, 5),
+                    "prefix_matching_literal": twins.diagonal(pattern, 6),
+                }
+            else:
+                expected = {"prefix_matching": twins.prefix_matching(pattern, tokens, probe.bos, reduce)}
+            if reduce == "sum":
+                expected |= {
+                    "prefix_matching_literal": twins.prefix_matching_literal(pattern, tokens, probe.bos),
+                    "duplicate_token": twins.duplicate_token(pattern, tokens, probe.bos),
+                }
+            expected |= {
+                "previous_token": twins.previous_token(pattern, tokens, probe.bos),
+                "first_token": twins.first_token(pattern, tokens, probe.bos),
+                "offset +2": twins.offset(pattern, tokens, probe.bos, 2),
+            }
+            for name, value in expected.items():
+                assert found[name].numerator[layer, :, row].tolist() == pytest.approx(value, abs=1e-5), name
+        first, later = twins.losses_by_copy(logits[row].tolist(), tokens, probe.start, probe.period)
+        assert losses["loss_first_copy"][row] == pytest.approx(first, abs=1e-4)
+        assert losses["loss_later_copies"][row] == pytest.approx(later, abs=1e-4)
+
+
+def test_offsets_that_a_short_block_has_no_keys_for_are_left_out(probe):
+    names = [name for name in attention_targets(probe) if name.startswith("offset ")]
+    assert "offset +1" in names
+    assert "offset +12" not in names
+
+
+def test_value_weighted_attention_of_a_model(probe, random_toy):
+    targets = attention_targets(probe)
+    found, _ = measure_attention(random_toy, probe, targets, value_weighted=True)
+    plain, _ = measure_attention(random_toy, probe, targets)
+    _, patterns, values, _ = cached(random_toy, probe.tokens)
+    for layer in range(2):
+        weighted = twins.value_weighted(patterns[layer][2].tolist(), values[layer][2].permute(1, 0, 2).tolist())
+        expected = twins.prefix_matching(weighted, probe.tokens[2].tolist(), probe.bos)
+        assert found["prefix_matching"].numerator[layer, :, 2].tolist() == pytest.approx(expected, abs=1e-5)
+    assert not np.allclose(found["prefix_matching"].value(), plain["prefix_matching"].value(), atol=1e-3)
+
+
+@pytest.mark.parametrize("source", ["value", "head_output"])
+def test_copying_of_a_model(source, random_toy):
+    once = repeated_tokens(POOL, period=6, repeats=1, sequences=3, bos=0, seed=8)
+    found = measure_copying(random_toy, once, source=source, batch_size=2)
+    assert ("bansal" in found) == (source == "value")
+    _, patterns, values, _ = cached(random_toy, once.tokens)
+    for layer in range(2):
+        for name, part in found.items():
+            expected = twins.copying(
+                patterns[layer].tolist(),
+                values[layer].permute(0, 2, 1, 3).tolist(),
+                random_toy.W_O[layer].tolist(),
+                random_toy.W_U.tolist(),
+                once.tokens.tolist(),
+                1,
+                name,
+                source,
+            )
+            assert part.value()[layer].tolist() == pytest.approx(expected, abs=1e-4), name
+
+
+@pytest.mark.parametrize("bos", [0, None], ids=["bos", "no-bos"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_induction_logit_of_a_model(centred, bos, random_toy):
+    """W_U is shifted off its mean here, so that forgetting to centre it shows; the final scale is the run's own."""
+    logit = repeated_tokens(POOL, period=6, repeats=2, sequences=3, bos=bos, seed=8)
+    shift = torch.randn(random_toy.cfg.d_model, 1, generator=torch.Generator().manual_seed(0))
+    random_toy.unembed.W_U.data.add_(shift)
+    try:
+        found = measure_induction_logit(random_toy, logit, centred=centred, batch_size=2).numerator
+        _, patterns, values, scale = cached(random_toy, logit.tokens)
+        for row in range(3):
+            for layer in range(2):
+                expected = twins.induction_logit(
+                    patterns[layer][row].tolist(),
+                    values[layer][row].permute(1, 0, 2).tolist(),
+                    random_toy.W_O[layer].tolist(),
+                    random_toy.W_U.tolist(),
+                    logit.tokens[row].tolist(),
+                    scale[row].tolist(),
+                    logit.start,
+                    centred,
+                )
+                assert found[layer, :, row].tolist() == pytest.approx(expected, abs=1e-4)
+    finally:
+        random_toy.unembed.W_U.data.sub_(shift)
+
+
+def test_weight_scores_have_one_number_per_head(random_toy):
+    scores = measure_weights(random_toy)
+    assert scores["ov_eigen"].shape == scores["ov_eigen_fraction"].shape == (2, 3)
+    assert len(np.unique(scores["ov_eigen"])) == 6
+
+
+def test_one_forward_pass_per_batch_and_no_vocabulary_where_no_loss_is_reported(monkeypatch, planted):
+    runs, unembedded = [], []
+    forward, unembed = planted.forward, planted.unembed.forward
+    monkeypatch.setattr(planted, "forward", lambda *a, **k: runs.append(a[0].shape) or forward(*a, **k))
+    monkeypatch.setattr(planted.unembed, "forward", lambda x: unembedded.append(x.shape[1]) or unembed(x))
+    il.scan(planted, batch_size=5)
+    assert len(runs) == 2 + 2 + 20  # repeated, once, logit: 10 + 10 + 100 sequences
+    assert unembedded == [25 + 3 * 24] * 2
+
+
+def test_hooks_leave_patterns_alone_and_are_gone_afterwards(random_toy, probe):
+    seen = []
+
+    def keep(pattern, hook):
+        seen.append((pattern, pattern.clone()))
+
+    for name, point in random_toy.hook_dict.items():
+        if name.endswith("hook_pattern"):
+            point.add_hook(keep)
+    try:
+        measure_attention(random_toy, probe, attention_targets(probe), value_weighted=True)
+    finally:
+        random_toy.reset_hooks()
+    assert len(seen) == 2
+    assert all(torch.equal(now, then) for now, then in seen)
+    before = random_toy(probe.tokens)
+    run_reduced(random_toy, probe.tokens, lambda layer: None, values=True)
+    assert torch.equal(before, random_toy(probe.tokens))
+
+
+def test_a_layer_is_reduced_with_its_own_activations(random_toy, probe):
+    """Each layer's pattern, values and mixed outputs belong together: mixed = pattern @ values."""
+    layers = []
+
+    def check(layer):
+        layers.append(layer.layer)
+        mixed = torch.einsum("bhqk,bkhe->bqhe", layer.pattern, layer.values)
+        assert torch.allclose(mixed, layer.mixed, atol=1e-5)
+
+    run_reduced(random_toy, probe.tokens, check, values=True, mixed=True)
+    assert layers == [0, 1]
+
+
+def test_scan_of_irregular_rows_keeps_each_rows_own_targets(random_toy, ragged):
+    rows = Probe(ragged, 0, 13, 1, 0)
+    targets = {"prefix_matching": attention_targets(rows)["prefix_matching"]}
+    found, _ = measure_attention(random_toy, rows, targets)
+    _, patterns, _, _ = cached(random_toy, ragged)
+    for row in range(len(ragged)):
+        expected = twins.prefix_matching(patterns[1][row].tolist(), ragged[row].tolist(), 0)
+        assert found["prefix_matching"].numerator[1, :, row].tolist() == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,392 @@
+"""Models from every source: the same computation, one processing, and clear refusals."""
+
+import copy
+import json
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import inductionlens as il
+from inductionlens import InputError
+from inductionlens.models.origin import origin_of
+from inductionlens.models.processing import is_processed
+from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_gpt2_folder_computes_what_hugging_face_computes(gpt2_folder):
+    from transformers import GPT2LMHeadModel
+
+    model = il.load_model(gpt2_folder)
+    reference = GPT2LMHeadModel.from_pretrained(gpt2_folder, attn_implementation="eager")
+    tokens = torch.randint(0, 270, (2, 40), generator=torch.Generator().manual_seed(0))
+    _, cache = model.run_with_cache(tokens)
+    with torch.no_grad():
+        expected = reference(tokens, output_attentions=True)
+    for layer, pattern in enumerate(expected.attentions):
+        assert torch.allclose(cache[f"blocks.{layer}.attn.hook_pattern"], pattern, atol=1e-5)
+    assert torch.allclose(model(tokens).log_softmax(-1), expected.logits.log_softmax(-1), atol=1e-4)
+
+
+def test_every_source_is_processed_one_way(gpt2_folder, random_toy, planted):
+    for model in (il.load_model(gpt2_folder), random_toy, planted):
+        assert is_processed(model)
+        assert model.cfg.normalization_type in ("LNPre", None)
+        assert float(model.W_U.mean(-1).abs().max()) < 1e-5
+        assert not model.training
+        assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_ids_come_from_the_tokenizer_not_from_the_padding(gpt2_folder):
+    model = il.load_model(gpt2_folder)
+    ids = ordinary_ids(model).tolist()
+    assert model.cfg.d_vocab == 300
+    assert ids == list(range(1, len(model.tokenizer)))
+    assert choose_bos(model, True) == 0
+    assert choose_bos(model, False) is None
+    assert choose_bos(model, 7) == 7
+    assert encoder(model)("def f") == model.tokenizer.encode("def f", add_special_tokens=False)
+    with pytest.raises(InputError, match="an id below the model's 300 tokens; got 300"):
+        choose_bos(model, 300)
+
+
+def test_ids_reach_the_model_unchanged(gpt2_folder, monkeypatch):
+    model = il.load_model(gpt2_folder)
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda tokens, **k: seen.append(tokens.clone()) or forward(tokens, **k))
+    from inductionlens.studies.options import ScanOptions
+    from inductionlens.studies.stimuli import make_probes
+
+    probes = make_probes(model, ScanOptions(sequences=3))
+    il.scan(model, sequences=3, batch_size=100)
+    expected = [probes.repeated.tokens, probes.text.tokens, probes.once.tokens, probes.logit.tokens]
+    assert len(seen) == 4
+    assert all(torch.equal(found, probe) for found, probe in zip(seen, expected, strict=True))
+    assert all(int((tokens == 0).sum()) == len(tokens) for tokens in seen)  # one BOS a row, never two
+    assert int(probes.repeated.tokens.max()) < len(model.tokenizer)
+
+
+def test_a_folder_without_tokenizer_files_is_scored_on_all_ids(gpt2_copy):
+    for path in gpt2_copy.glob("*token*"):
+        path.unlink()
+    model = il.load_model(gpt2_copy)
+    assert model.tokenizer is None
+    assert len(ordinary_ids(model)) == 299
+    assert set(il.scan(model, sequences=2).table["previous_token_source"]) == {"random"}
+    with pytest.raises(InputError, match="no tokenizer to read text with; use text='random'"):
+        il.scan(model, text="stdlib")
+
+
+def test_a_model_object_is_used_as_it_is_or_processed_in_a_copy(toy_config):
+    raw = il.new_toy(toy_config, seed=1)
+    before = copy.deepcopy(raw.state_dict())
+    ready = il.load_model(raw)
+    assert ready is not raw
+    assert is_processed(ready)
+    assert not is_processed(raw)
+    assert all(torch.equal(raw.state_dict()[name], weight) for name, weight in before.items())
+    assert il.load_model(ready) is ready
+    tokens = torch.arange(20)[None]
+    assert torch.allclose(raw(tokens).log_softmax(-1), ready(tokens).log_softmax(-1), atol=1e-4)
+    assert origin_of(ready).kind == "toy"
+
+
+def test_a_scan_of_an_object_equals_the_scan_of_its_folder(gpt2_folder):
+    first = il.scan(il.load_model(gpt2_folder), sequences=2)
+    second = il.scan(str(gpt2_folder), sequences=2)
+    assert first.table.equals(second.table)
+
+
+def test_a_scan_leaves_the_model_equal_to_the_bit(random_toy):
+    before = {name: weight.clone() for name, weight in random_toy.state_dict().items()}
+    il.scan(random_toy, sequences=2)
+    assert all(torch.equal(random_toy.state_dict()[name], weight) for name, weight in before.items())
+    assert not any(point.fwd_hooks for point in random_toy.hook_dict.values())
+
+
+def test_toys_survive_saving_and_loading(random_toy, toy_config, tmp_path):
+    toy = il.new_toy(toy_config, seed=5)
+    il.save_toy(toy, tmp_path / "toy")
+    tokens = torch.arange(30)[None]
+    assert torch.allclose(il.load_model(tmp_path / "toy")(tokens), il.load_model(toy)(tokens), atol=1e-5)
+    again = il.new_toy(toy_config, seed=5)
+    other = il.new_toy(toy_config, seed=6)
+    assert torch.equal(toy.W_Q, again.W_Q)
+    assert not torch.equal(toy.W_Q, other.W_Q)
+
+
+@pytest.mark.parametrize("positions", ["standard", "rotary", "shortformer"])
+@pytest.mark.parametrize("norm", ["LN", "RMS", None])
+def test_toys_of_every_shape_can_be_scanned(positions, norm, tmp_path):
+    config = il.ToyConfig(
+        n_layers=2, n_heads=2, d_model=16, d_head=8, d_vocab=40, n_ctx=64,
+        normalization_type=norm, positional_embedding_type=positions,
+    )  # fmt: skip
+    il.save_toy(il.new_toy(config), tmp_path / "toy")
+    scores = il.scan(tmp_path / "toy", sequences=2, period=8, logit_period=8)
+    assert scores.table["prefix_matching"].between(0, 1).all()
+    assert scores.table["induction_logit"].notna().all()
+
+
+def test_new_toys_leave_the_global_generator_alone(toy_config):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    il.new_toy(toy_config)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_scored_from_its_own_patterns(dtype, gpt2_folder):
+    full = il.scan(il.load_model(gpt2_folder), sequences=2).table
+    half = il.scan(il.load_model(gpt2_folder, dtype=dtype), sequences=2)
+    assert half.provenance["model"]["dtype"] == dtype
+    assert (full["prefix_matching"] - half.table["prefix_matching"]).abs().max() < 0.02
+    assert half.table[["prefix_matching", "copying", "induction_logit", "ov_eigen"]].notna().all(axis=None)
+
+
+def test_the_revision_and_the_checkpoint_are_recorded_and_passed_on(monkeypatch, planted):
+    from transformer_lens import HookedTransformer
+
+    asked = {}
+
+    def fetch(name, **options):
+        asked.update(name=name, **options)
+        return planted
+
+    monkeypatch.setattr(HookedTransformer, "from_pretrained", fetch)
+    kept = planted.inductionlens_origin
+    try:
+        model = il.load_model("pythia-70m", revision="abc", checkpoint=1000)
+        assert asked["revision"] == "abc"
+        assert asked["checkpoint_value"] == 1000
+        model.inductionlens_origin = type(kept)("pythia-70m", "hub", "abc", 1000, 0)
+        table = il.scan(model, sequences=2).table
+        assert set(table["revision"]) == {"abc"}
+        assert set(table["step"]) == {1000}
+    finally:
+        planted.inductionlens_origin = kept
+
+
+# Bad input: one clear sentence each.
+def refused(match):
+    return pytest.raises(InputError, match=match)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with refused(r"There is no folder gpt-2-smal and no model of that name.*nearest names are .*gpt2-small"):
+        il.load_model("gpt-2-smal")
+    with refused(r"nearest names are planted"):
+        il.load_model("planetd")
+    with refused(r"There is no planted model 'indction'; the kinds are induction, anti-copying"):
+        il.load_model("planted-indction")
+
+
+def test_sibling_folders_are_offered(gpt2_folder):
+    with refused(rf"nearest names are {gpt2_folder.parent}/gpt2-tiny"):
+        from inductionlens.models.pretrained import load_hub
+
+        load_hub(str(gpt2_folder.parent / "gpt2-tiy"), revision=None, checkpoint=None, device="cpu", dtype="float32")
+
+
+def test_no_network_names_the_offline_ways():
+    with refused(r"gpt2 could not be fetched from the hub .*folder saved by save_pretrained.*cache.*planted"):
+        il.load_model("gpt2")
+
+
+def test_code_from_the_hub_is_refused():
+    with refused("would run code from the hub"):
+        il.load_model("microsoft/phi-2")
+
+
+def test_missing_folders_and_files_in_place_of_folders(tmp_path):
+    with refused(r"There is no folder \./nowhere"):
+        il.load_model("./nowhere")
+    (tmp_path / "weights.bin").touch()
+    with refused("is a file; give the folder that holds its config.json"):
+        il.load_model(tmp_path / "weights.bin")
+    with refused("has no config.json, so it holds no model"):
+        il.load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("{not json", "is not readable JSON"), ("[1]", "must hold a JSON object"), ("{}", "names no model_type")],
+)
+def test_broken_configs(text, match, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with refused(match):
+        il.load_model(tmp_path)
+
+
+def test_a_config_without_weights(gpt2_copy):
+    (gpt2_copy / "model.safetensors").unlink()
+    with refused("has a config.json but no weights"):
+        il.load_model(gpt2_copy)
+
+
+def test_truncated_weights(gpt2_copy):
+    path = gpt2_copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with refused("truncated, corrupted"):
+        il.load_model(gpt2_copy)
+
+
+def test_corrupted_weights(gpt2_copy):
+    (gpt2_copy / "model.safetensors").write_bytes(b"\x00" * 500)
+    with refused("truncated, corrupted"):
+        il.load_model(gpt2_copy)
+
+
+def test_missing_weights_are_not_made_up(gpt2_copy):
+    edit_weights(gpt2_copy, lambda weights: weights.pop("transformer.h.1.attn.c_proj.weight"))
+    with refused(r"incomplete: .*h\.1\.attn\.c_proj\.weight"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite(value, gpt2_copy):
+    edit_weights(gpt2_copy, lambda weights: weights["transformer.h.0.mlp.c_fc.weight"].view(-1)[3:4].fill_(value))
+    with refused("not all finite"):
+        il.load_model(gpt2_copy)
+
+
+def test_shapes_that_contradict_the_config(gpt2_copy):
+    edit_config(gpt2_copy, n_embd=48)
+    with refused("contradict config.json"):
+        il.load_model(gpt2_copy)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("import pathlib; pathlib.Path('ran').touch()",))
+
+
+@pytest.mark.parametrize("content", [{"transformer.wte.weight": Evil()}, Evil()], ids=["inside", "outright"])
+def test_pickled_code_is_refused_and_not_run(content, gpt2_copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (gpt2_copy / "model.safetensors").unlink()
+    (gpt2_copy / "pytorch_model.bin").write_bytes(pickle.dumps(content))
+    with refused("pickled weights.*no code is run"):
+        il.load_model(gpt2_copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_plain_tensors_are_read(gpt2_copy):
+    weights = load_file(gpt2_copy / "model.safetensors")
+    (gpt2_copy / "model.safetensors").unlink()
+    torch.save(weights, gpt2_copy / "pytorch_model.bin")
+    assert il.load_model(gpt2_copy).cfg.n_layers == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        {"model_type": "bert"},
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+    ],
+)
+def test_encoders_are_refused(config, gpt2_copy):
+    (gpt2_copy / "config.json").write_text(json.dumps(config))
+    with refused("does not predict the next token.*causal language models such as GPT-2"):
+        il.load_model(gpt2_copy)
+
+
+def test_a_tokenizer_without_tokens(gpt2_copy):
+    (gpt2_copy / "tokenizer.json").unlink()
+    with refused("tokenizer in .* (has no tokens|could not be read)"):
+        il.load_model(gpt2_copy)
+
+
+def test_a_tokenizer_without_bos(gpt2_copy):
+    path = gpt2_copy / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text()), "bos_token": None}
+    path.write_text(json.dumps(settings))
+    with refused("names no BOS token"):
+        il.scan(il.load_model(gpt2_copy))
+
+
+def test_a_model_without_bos(gpt2_copy):
+    for path in gpt2_copy.glob("*token*"):
+        path.unlink()
+    edit_config(gpt2_copy, bos_token_id=50256)
+    model = il.load_model(gpt2_copy)
+    with refused(r"names no BOS token.*bos=ID, --bos ID.*bos=False, --no-bos"):
+        il.scan(model)
+    assert il.scan(model, bos=False, sequences=2).table["probe"][0] == "25 x 4, n=2"
+    assert il.scan(model, bos=5, sequences=2).provenance["probes"]["bos"] == 5
+
+
+def test_a_context_too_short_says_what_fits(tmp_path):
+    config = il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=60, n_ctx=64)
+    il.save_toy(il.new_toy(config), tmp_path / "toy")
+    model = il.load_model(tmp_path / "toy")
+    with refused(r"context of 64 tokens is too short for 101 \(BOS \+ 25 x 4\); period=15 fits"):
+        il.scan(model)
+    assert len(il.scan(model, period=15, sequences=2)) == 2
+    with refused(r"too short for 81 \(BOS \+ 40 x 2\); logit_period=31 fits"):
+        il.scan(model, period=15, logit_period=40)
+
+
+def test_a_small_vocabulary_is_refused(tmp_path):
+    config = il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=20, n_ctx=128)
+    il.save_toy(il.new_toy(config), tmp_path / "toy")
+    with refused("The vocabulary is too small"):
+        il.scan(tmp_path / "toy")
+
+
+def test_toy_folders_that_do_not_add_up(random_toy, toy_config, tmp_path):
+    folder = tmp_path / "toy"
+    il.save_toy(il.new_toy(toy_config), folder)
+    whole = (folder / "config.json").read_text()
+    for change, match in (
+        ({"version": 2}, "version 2 of the toy format"),
+        ({"model": {"n_layers": 1}}, "does not describe a toy"),
+        (
+            {"model": {**json.loads(whole)["model"], "n_heads": 0}},
+            "n_heads must be a whole number of at least 1; got 0",
+        ),
+        ({"model": {**json.loads(whole)["model"], "d_model": 32}}, r"contradict config.json: .* should be .* and is"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**json.loads(whole), **change}))
+        with refused(match):
+            il.load_model(folder)
+    (folder / "config.json").write_text(whole)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-8])
+    with refused("truncated or corrupted"):
+        il.load_model(folder)
+    (folder / "model.safetensors").unlink()
+    with refused("no model.safetensors"):
+        il.load_model(folder)
+
+
+def test_other_objects_devices_and_types_are_refused():
+    stranger = SimpleNamespace(cfg=None, run_with_hooks=print, parameters=print)
+    with refused(r"A model is a hub name, a folder or a HookedTransformer; got types.SimpleNamespace"):
+        il.load_model(stranger)
+    with refused("The device 'gpu9' cannot be used here"):
+        il.load_model("planted", device="gpu9")
+    with refused("dtype must be one of float32, bfloat16, float16; got 'int8'"):
+        il.load_model("planted", dtype="int8")
+
+
+@pytest.mark.download
+def test_gpt2_from_the_hub():
+    assert il.scan(il.load_model("gpt2")).table["prefix_matching"].max() > 0.8
