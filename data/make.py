@@ -18,6 +18,7 @@ from inductionlens.training_data import paste_segments, random_rows, text_rows
 
 HERE = Path(__file__).parent
 SEED = 0
+FINDINGS = "* What a scan finds"
 
 ATTN_ONLY: dict[str, Any] = {"n_heads": 4, "d_model": 64, "d_head": 16, "d_vocab": 256, "n_ctx": 256}
 ATTN_ONLY_STEPS, ATTN_ONLY_BATCH = 3000, 16
@@ -115,8 +116,6 @@ def run(model: torch.nn.Module, loss_of: Any, batches: Iterator[torch.Tensor], s
 
 def card(name: str, what: str, config: dict[str, Any], data: str, steps: int, batch: int, seconds: float) -> None:
     """Write README.md beside the weights: what the model is and what a scan finds in it."""
-    scores = il.scan(HERE / name)
-    shown = scores.table[["name", "kind", "prefix_matching", "previous_token", "copying", "induction_logit"]]
     lines = [
         f"# {name}",
         "",
@@ -128,7 +127,16 @@ def card(name: str, what: str, config: dict[str, Any], data: str, steps: int, ba
         f"to 1, 200 steps of warm-up, then linear decay to 0; float32, seed {SEED}; {seconds / 60:.0f} minutes on "
         f"{torch.get_num_threads()} CPU thread(s), torch {torch.__version__}.",
         f"* Command: `python data/make.py {name}`. The bits of the weights depend on the machine.",
-        f"* What a scan finds (`inductionlens scan data/{name}`): {len(scores.induction_heads())} induction head(s) of "
+    ]
+    (HERE / name / "README.md").write_text("\n".join(lines) + "\n" + findings(name), encoding="utf-8")
+
+
+def findings(name: str) -> str:
+    """The part of a card that a scan decides."""
+    scores = il.scan(HERE / name)
+    shown = scores.table[["name", "kind", "prefix_matching", "previous_token", "copying", "induction_logit"]]
+    lines = [
+        f"{FINDINGS} (`inductionlens scan data/{name}`): {len(scores.induction_heads())} induction head(s) of "
         f"{len(scores)}. {scores.provenance['behaviour']['case']}",
         "",
         "| " + " | ".join(shown.columns) + " |",
@@ -136,8 +144,14 @@ def card(name: str, what: str, config: dict[str, Any], data: str, steps: int, ba
     ]
     for row in shown.to_dict("records"):
         lines.append("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
-    (HERE / name / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    return "\n".join(lines) + "\n"
+
+
+def refresh(name: str) -> None:
+    """Scan a model that is there and rewrite what its card says a scan finds."""
+    path = HERE / name / "README.md"
+    told = path.read_text(encoding="utf-8").partition(FINDINGS)[0]
+    path.write_text(told + findings(name), encoding="utf-8")
 
 
 MODELS = {
@@ -148,9 +162,12 @@ MODELS = {
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(MODELS), choices=[*MODELS, []], metavar="MODEL")
+    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"any of {', '.join(MODELS)}; all by default")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cards", action="store_true", help="train nothing, only scan again and renew the cards")
     given = parser.parse_args()
+    if unknown := set(given.names) - set(MODELS):
+        parser.error(f"there is no model {unknown.pop()!r}; there are {', '.join(MODELS)}")
     torch.set_num_threads(given.threads)
-    for name in given.names:
-        MODELS[name](name)
+    for name in given.names or MODELS:
+        refresh(name) if given.cards else MODELS[name](name)

@@ -18,6 +18,7 @@ PUBLIC = {
     "repeated_tokens": "probes",
     "save_toy": "models.toy",
     "scan": "studies.scan",
+    "token_pool": "probes",
 }
 
 __all__ = [*sorted(PUBLIC), "__version__"]

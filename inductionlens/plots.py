@@ -57,7 +57,8 @@ def draw_scores(table: "pandas.DataFrame", score: str, ax: "Axes") -> "Axes":
     if layers * heads <= _WRITTEN:
         for (layer, head), value in np.ndenumerate(grid):
             if np.isfinite(value):
-                dark = abs(value) > 0.55 * top
+                red, green, blue, _ = image.cmap(image.norm(value))
+                dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
                 ax.text(
                     head, layer, _short(value), ha="center", va="center", color="white" if dark else "#333333",
                     fontsize=min(7, 16 * cell_size(layers, heads)),

@@ -1,6 +1,7 @@
 """Token sequences whose structure we made."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +46,13 @@ class Probe:
         return f"{'BOS + ' if self.bos is not None else ''}{self.period}{repeats}, n={len(self.tokens)}"
 
 
-def token_pool(ordinary: Int[Tensor, " vocabulary"], trim: float = TRIM) -> Int[Tensor, " pool"]:
+def token_pool(ordinary: Int[Tensor, " vocabulary"] | Iterable[int], trim: float = TRIM) -> Int[Tensor, " pool"]:
     """The ids that random sequences are drawn from: ``ordinary`` ids in order, without floor(trim n) at each end.
 
     ``ordinary`` are the tokenizer's own ids without special tokens, never the padded ``d_vocab``. GPT-2 has 50,256, of
     which 46,236 stay.
     """
+    ordinary = torch.as_tensor(ordinary if isinstance(ordinary, Tensor) else list(ordinary), dtype=torch.long)
     drop = int(trim * len(ordinary))
     return ordinary.sort().values[drop : len(ordinary) - drop]
 

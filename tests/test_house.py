@@ -12,6 +12,7 @@ import torch
 
 import inductionlens as il
 
+ROOT = Path(__file__).parent.parent
 PACKAGE = Path(il.__file__).parent
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
@@ -140,6 +141,6 @@ def test_wrong_shapes_are_caught_in_functions_and_bundles():
 def test_the_version_stands_in_one_place():
     import tomllib
 
-    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert il.__version__ == project["version"]
-    assert project["version"] in (PACKAGE.parent / "CHANGELOG.md").read_text()
+    assert project["version"] in (ROOT / "CHANGELOG.md").read_text()

@@ -41,7 +41,7 @@ def test_another_seed_gives_other_numbers(tiny):
     first, second = (il.scan(tiny, seed=seed, sequences=2) for seed in (0, 1))
     for score in NUMBERS:
         if not score.startswith("ov_eigen"):
-            assert (first.table[score] != second.table[score]).all(), score
+            assert (first.table[score] != second.table[score]).any(), score
     assert first.table["ov_eigen"].equals(second.table["ov_eigen"])
 
 

@@ -82,11 +82,9 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 
 def _from_object(model: Model) -> Model:
-    from transformer_lens import HookedTransformer
+    from inductionlens.models.processing import check_finite, lens, processed
 
-    from inductionlens.models.processing import check_finite, processed
-
-    if not isinstance(model, HookedTransformer):
+    if not isinstance(model, lens().HookedTransformer):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         raise InputError(f"A model is a hub name, a folder or a HookedTransformer; got {kind}.")
     origin: Origin = origin_of(model)

@@ -15,7 +15,7 @@ import torch
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build, check_finite, quiet
+from inductionlens.models.processing import build, check_finite, lens, quiet
 
 OFFLINE_WAYS = (
     "offline, give a folder saved by save_pretrained, fill the Hugging Face cache beforehand, or try 'planted'"
@@ -29,6 +29,7 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
         InputError: no causal language model, broken or missing weights, shapes that contradict the config, pickled
             weights that hold more than tensors, weights that are not finite, or an empty tokenizer.
     """
+    lens()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     _check_causal(folder, config)
@@ -64,7 +65,6 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
         InputError: an unknown name (the nearest are named), code from the hub, no network, or no such checkpoint.
     """
     with quiet(), _offline_if_unreachable():
-        from transformer_lens import HookedTransformer
         from transformer_lens import loading_from_pretrained as loading
 
         try:
@@ -76,7 +76,7 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
             raise InputError(f"{name} would run code from the hub, and weights are data here: it is not loaded.")
         extra = {} if revision is None else {"revision": revision}
         try:
-            model = HookedTransformer.from_pretrained(
+            model = lens().HookedTransformer.from_pretrained(
                 name, checkpoint_value=checkpoint, device=device, dtype=dtype, **extra
             )
         except (OSError, ConnectionError) as error:

@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,9 +20,19 @@ from inductionlens.models import Model
 PROCESSING = "norms folded, writing weights and W_U centred, value biases folded"
 
 
+def lens() -> ModuleType:
+    """TransformerLens itself, imported at first need (it takes seconds) and without a word about progress widgets."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import transformer_lens
+
+    return transformer_lens
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep TransformerLens and Hugging Face from printing, and pickled weights from running code."""
+    lens()
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
@@ -53,10 +64,8 @@ def quiet() -> Iterator[None]:
 
 def build(cfg: Any, state: dict[str, torch.Tensor] | None, tokenizer: Any = None) -> Model:
     """A HookedTransformer of ``cfg`` with the weights ``state`` (or fresh ones), processed, in evaluation mode."""
-    from transformer_lens import HookedTransformer
-
     with quiet():
-        model = HookedTransformer(cfg, tokenizer=tokenizer)
+        model = lens().HookedTransformer(cfg, tokenizer=tokenizer)
         state = dict(model.state_dict()) if state is None else state
         model.load_and_process_state_dict(state, **_foldable(model))
     return model.to(model.cfg.dtype, print_details=False).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ import torch
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build, check_finite, quiet
+from inductionlens.models.processing import build, check_finite, lens, quiet
 
 FORMAT = "inductionlens-toy"
 
@@ -43,13 +43,11 @@ class ToyConfig:
 
 
 def _lens_config(config: ToyConfig, seed: int | None = None, device: str | None = None) -> Any:
-    from transformer_lens import HookedTransformerConfig
-
     shape = asdict(config)
     shape.pop("bos")
     rotary = {"rotary_dim": config.d_head} if config.positional_embedding_type == "rotary" else {}
     # TransformerLens's own seed would reseed the global generator: new_toy draws the weights instead.
-    return HookedTransformerConfig(
+    return lens().HookedTransformerConfig(
         **shape, **rotary, attn_only=config.d_mlp is None, device=device or "cpu", init_weights=False
     )
 
@@ -59,11 +57,9 @@ def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
 
     Matrices are normal with standard deviation 0.8/sqrt(d_model), TransformerLens's own default, biases 0, norms 1.
     """
-    from transformer_lens import HookedTransformer
-
     generator = torch.Generator().manual_seed(seed)
     with quiet():
-        model = HookedTransformer(_lens_config(config))
+        model = lens().HookedTransformer(_lens_config(config))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "W_" in name:
@@ -110,11 +106,9 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"The weights {path} are truncated or corrupted: {error}.") from error
-    from transformer_lens import HookedTransformer
-
     with quiet():
         cfg = _lens_config(shape, device=device)
-        expected = {name: tuple(weight.shape) for name, weight in HookedTransformer(cfg).named_parameters()}
+        expected = {name: tuple(weight.shape) for name, weight in lens().HookedTransformer(cfg).named_parameters()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

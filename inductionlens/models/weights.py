@@ -5,6 +5,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
+from inductionlens.models.processing import lens
 
 
 def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -34,8 +35,6 @@ def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
 
     A model with as many inputs as outputs is needed; NaN otherwise.
     """
-    from transformer_lens import FactoredMatrix
-
     w_e, w_u = model.W_E.detach(), model.W_U.detach()
     cfg = model.cfg
     if w_e.shape[0] != w_u.shape[1]:
@@ -44,5 +43,5 @@ def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
     rows = []
     for block in model.blocks:
         w_v, w_o = (weight.detach().double().cpu() for weight in (block.attn.W_V, block.attn.W_O))
-        rows.append(FactoredMatrix(w_v, w_o @ through).eigenvalues)
+        rows.append(lens().FactoredMatrix(w_v, w_o @ through).eigenvalues)
     return torch.stack(rows)

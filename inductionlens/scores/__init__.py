@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: what the numbers are. Knows no model and no table."""
+"""Tensors in, tensors out; no model, no table."""
