@@ -194,3 +194,48 @@ def test_scan_of_irregular_rows_keeps_each_rows_own_targets(random_toy, ragged):
     for row in range(len(ragged)):
         expected = twins.prefix_matching(patterns[1][row].tolist(), ragged[row].tolist(), 0)
         assert found["prefix_matching"].numerator[1, :, row].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def grouped():
+    """Four query heads that share two key-value heads, in groups of two."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    torch.manual_seed(0)
+    model = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=2, d_model=16, n_heads=4, n_key_value_heads=2, d_head=4, d_vocab=48, n_ctx=64, act_fn="silu",
+            d_mlp=20, normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=4,
+        )
+    )  # fmt: skip
+    return il.load_model(model)
+
+
+def test_grouped_heads_read_the_values_of_their_own_group(grouped):
+    once = repeated_tokens(POOL, period=6, repeats=1, sequences=2, bos=0, seed=8)
+    logit = repeated_tokens(POOL, period=6, repeats=2, sequences=2, bos=0, seed=8)
+    _, patterns, values, _ = cached(grouped, once.tokens)
+    assert values[0].shape[2] == 2
+    own = [value[:, :, [0, 0, 1, 1]].permute(0, 2, 1, 3) for value in values]
+    found = measure_copying(grouped, once)
+    for layer in range(2):
+        expected = twins.copying(
+            patterns[layer].tolist(), own[layer].tolist(), grouped.W_O[layer].tolist(), grouped.W_U.tolist(),
+            once.tokens.tolist(), 1, "contrast", "value",
+        )  # fmt: skip
+        assert found["contrast"].value()[layer].tolist() == pytest.approx(expected, abs=1e-4)
+    effect = measure_induction_logit(grouped, logit).numerator
+    _, patterns, values, scale = cached(grouped, logit.tokens)
+    own = [value[:, :, [0, 0, 1, 1]].permute(0, 2, 1, 3) for value in values]
+    expected = twins.induction_logit(
+        patterns[1][0].tolist(), own[1][0].tolist(), grouped.W_O[1].tolist(), grouped.W_U.tolist(),
+        logit.tokens[0].tolist(), scale[0].tolist(), 1,
+    )  # fmt: skip
+    assert effect[1, :, 0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_key_value_head_is_written_beside_the_query_head(grouped):
+    table = il.scan(grouped, bos=0, sequences=2, period=10, logit_period=10).table
+    assert table["head"].tolist() == [0, 1, 2, 3] * 2
+    assert table["kv_head"].tolist() == [0, 0, 1, 1] * 2
+    assert table["ov_eigen"].notna().all()
