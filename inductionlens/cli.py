@@ -85,6 +85,7 @@ def scan(
     value_weighted: Annotated[bool, typer.Option("--value-weighted", help="Weigh attention by value norms.")] = False,
     copying_source: Annotated[str, typer.Option(help="value or head_output.")] = "value",
     logit_recipe: Annotated[str, typer.Option(help="default or mcdougall.")] = "default",
+    no_controls: Annotated[bool, typer.Option("--no-controls", help="Skip the controls: verdicts by threshold alone.")] = False,
     threshold: Annotated[float, typer.Option(help="Attention from which a head is of a kind.")] = 0.4,
     batch_size: Annotated[int | None, typer.Option(help="Sequences per forward pass.")] = None,
     head: Annotated[list[str] | None, typer.Option(help="Show this head too, such as 5.1; may be repeated.")] = None,
@@ -118,7 +119,7 @@ def scan(
             seed=seed, sequences=sequences, period=period, repeats=repeats, logit_period=logit_period,
             bos=False if no_bos else True if bos is None else bos, text=text, reduce=reduce,
             value_weighted=value_weighted, copying_source=copying_source, logit_recipe=logit_recipe,
-            threshold=threshold, batch_size=batch_size,
+            controls=not no_controls, threshold=threshold, batch_size=batch_size,
         )  # fmt: skip
         named = [Head.parse(name) for name in head or []]
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
@@ -180,11 +181,11 @@ def _summary(scores: "HeadScores", named: list[str], out: Path | None) -> None:
     from rich import box
     from rich.table import Table
 
-    from inductionlens.detection import RULES
+    from inductionlens.detection import KINDS
 
     table = scores.table
     shown = table[(table["kind"] != "none") | table["name"].isin(named)].sort_values("prefix_matching", ascending=False)
-    order = [*(rule.kind for rule in RULES), "none"]
+    order = list(KINDS)
     shown = shown.sort_values("kind", key=lambda kinds: kinds.map(order.index), kind="stable")
     console = _console()
     if len(shown):
@@ -206,6 +207,24 @@ def _summary(scores: "HeadScores", named: list[str], out: Path | None) -> None:
 
 def _number(value: float) -> str:
     return "-" if value != value else f"{value:.3f}".replace("-0.000", "0.000")
+
+
+@app.command()
+def why(
+    scores: Annotated[Path, typer.Argument(help="A table written by scan.")],
+    head: Annotated[list[str] | None, typer.Option(help="This head, such as 5.1; may be repeated.")] = None,
+) -> None:
+    """Say in words what each verdict of a table rests on: of the heads named, or of all that are of a kind."""
+    from inductionlens.head_scores import read_scores
+
+    table = read_scores(scores)
+    if not {"kind", "why"} <= set(table.table.columns):
+        raise InputError(f"{scores} has no columns kind and why; tables written by scan have them.")
+    rows = (
+        [table[name] for name in head] if head else [row for _, row in table.table.iterrows() if row["kind"] != "none"]
+    )
+    for row in rows:
+        print(f"{row['layer']}.{row['head']} {row['kind']}: {row['why']}")
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Tables in, verdicts out."""
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas
@@ -11,46 +12,108 @@ if TYPE_CHECKING:
 THRESHOLD = 0.4
 #: Loss, in nats, by which later copies must be cheaper than the first for a model to count as copying.
 COPIES = 1.0
+#: Expected share of false discoveries among the heads found (Benjamini and Hochberg 1995).
+FALSE_DISCOVERIES = 0.05
 
 NONE = "none"
+OLSSON, MCDOUGALL = "Olsson et al. 2022", "McDougall et al. 2023"
+
+
+class Condition(NamedTuple):
+    """One thing that must hold of a row: ``column`` is ``above`` or ``at least`` or ``at most`` something."""
+
+    column: str
+    relation: str
+    """``>``, ``<``, ``>=`` or ``<=``; a NaN satisfies none."""
+    bound: float | str
+    """A number, ``threshold``, or another column."""
+    source: str
+    control: bool = False
+    """Whether it needs the controls; left out of the rules where a scan was made without them."""
+
+    def holds(self, row: Mapping[str, Any], threshold: float) -> bool:
+        bound = threshold if self.bound == "threshold" else row.get(self.bound, self.bound)
+        value = float(row[self.column])
+        relations = {">": value > bound, "<": value < bound, ">=": value >= bound, "<=": value <= bound}
+        return relations[self.relation]
 
 
 class Rule(NamedTuple):
-    """A kind of head: its attention score at least the threshold and, where named, the sign of another score."""
+    """A kind of head and all that must hold for it."""
 
     kind: str
-    score: str
-    sign_of: str | None
-    sign: int
-    source: str
+    conditions: tuple[Condition, ...]
 
 
-#: The first rule that holds names the head.
-RULES: tuple[Rule, ...] = (
-    Rule("induction", "prefix_matching", "induction_logit", 1, "Olsson et al. 2022; McDougall et al. 2023"),
-    Rule(
-        "anti_induction",
-        "prefix_matching",
-        "induction_logit",
-        -1,
-        "Olsson et al. 2022, Argument 4; McDougall et al. 2023",
-    ),
-    Rule("previous_token", "previous_token", None, 0, "Elhage et al. 2021"),
-    Rule("duplicate_token", "duplicate_token", None, 0, "Wang et al. 2022"),
+_MATCHES = (
+    Condition("prefix_matching", ">=", "threshold", f"{OLSSON}, Argument 4"),
+    Condition("q_value", "<=", FALSE_DISCOVERIES, "Benjamini and Hochberg 1995", True),
+    Condition("prefix_matching_gapped", ">", "prefix_matching_fresh", "control of this package", True),
+    Condition("prefix_matching", ">", "prefix_matching_untrained", "control of this package", True),
 )
+_RAISES = Condition("induction_logit", ">", 0.0, MCDOUGALL)
+_LOWERS = Condition("induction_logit", "<", 0.0, f"{OLSSON}, anti-copying prefix search; {MCDOUGALL}")
+
+#: The first rule that holds names the head. A copying score clearly of the other sign (its whole interval) than the
+#: logit effect makes a matching head ``mixed``: attention, effect and copying are three axes that need not agree.
+RULES: tuple[Rule, ...] = (
+    Rule("mixed", (*_MATCHES, _RAISES, Condition("copying_high", "<", 0.0, f"{OLSSON}, copying as third axis"))),
+    Rule("mixed", (*_MATCHES, _LOWERS, Condition("copying_low", ">", 0.0, f"{OLSSON}, copying as third axis"))),
+    Rule("induction", (*_MATCHES, _RAISES)),
+    Rule("anti_induction", (*_MATCHES, _LOWERS)),
+    Rule("previous_token", (Condition("previous_token", ">=", "threshold", "Elhage et al. 2021"),)),
+    Rule("duplicate_token", (Condition("duplicate_token", ">=", "threshold", "Wang et al. 2022"),)),
+)
+#: Every kind a table may name, in the order in which a summary shows them.
+KINDS = ("induction", "anti_induction", "mixed", "previous_token", "duplicate_token", NONE)
 
 
-def kinds(table: "pandas.DataFrame", threshold: float = THRESHOLD) -> list[str]:
-    """The kind of each head of a table, by the first of `RULES` that holds; ``none`` where none does."""
-    found = []
+def verdicts(
+    table: "pandas.DataFrame", threshold: float = THRESHOLD, *, controlled: bool = True
+) -> tuple[list[str], list[str]]:
+    """The kind of each head of a table by the first of `RULES` that holds, and why, in words.
+
+    Without controls (``controlled=False``) the conditions that need them are left out, and the words say so.
+    """
+    found, why = [], []
     for row in table.to_dict("records"):
-        matching = (
-            rule.kind
-            for rule in RULES
-            if row[rule.score] >= threshold and (rule.sign_of is None or row[rule.sign_of] * rule.sign > 0)
+        kind = next((rule.kind for rule in RULES if not _failures(rule, row, threshold, controlled)), NONE)
+        found.append(kind)
+        why.append(_why(kind, row, threshold, controlled))
+    return found, why
+
+
+def _failures(rule: Rule, row: Mapping[str, Any], threshold: float, controlled: bool) -> list[Condition]:
+    counted = (condition for condition in rule.conditions if controlled or not condition.control)
+    return [condition for condition in counted if not condition.holds(row, threshold)]
+
+
+def _why(kind: str, row: Mapping[str, Any], threshold: float, controlled: bool) -> str:
+    if kind in ("previous_token", "duplicate_token"):
+        return f"{row[kind]:.2f} of its attention goes {'one token back' if kind == 'previous_token' else 'to copies'}"
+    told = f"prefix matching {row['prefix_matching']:.2f}"
+    if controlled:
+        told += (
+            f", {row['prefix_matching_gapped']:.2f} with uneven gaps, {row['prefix_matching_fresh']:.2f} where nothing "
+            f"repeats, q = {row['q_value']:.2g}"
         )
-        found.append(next(matching, NONE))
-    return found
+    else:
+        told += " (no controls)"
+    effect = row["induction_logit"]
+    told += f"; right logit {effect:+.2f}" if math.isfinite(effect) else "; logit effect undefined"
+    if math.isfinite(row.get("copying", math.nan)):
+        told += f"; copying {row['copying']:+.2f}"
+    if kind == NONE:
+        if not row["prefix_matching"] >= threshold:
+            return f"no attention score reaches {threshold:g}"
+        failed = min((_failures(rule, row, threshold, controlled) for rule in RULES[2:4]), key=len)
+        return f"{told}; but not {', '.join(_words(condition) for condition in failed)}"
+    return told
+
+
+def _words(condition: Condition) -> str:
+    bound = f"{condition.bound:g}" if isinstance(condition.bound, float) else condition.bound
+    return f"{condition.column} {condition.relation} {bound}"
 
 
 def copying_case(behaviour: Mapping[str, float], table: "pandas.DataFrame", threshold: float = THRESHOLD) -> str:

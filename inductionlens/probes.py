@@ -46,6 +46,97 @@ class Probe:
         return f"{'BOS + ' if self.bos is not None else ''}{self.period}{repeats}, n={len(self.tokens)}"
 
 
+@dataclass(frozen=True)
+class GappedProbe:
+    """Blocks repeated at uneven distances, and layouts that might have been."""
+
+    tokens: Int[Tensor, "batch pos"]
+    """Token ids, [batch, pos]: block, filler, block, filler ...; what follows the last block is filler too."""
+    bos: int | None
+    """The id at position 0 of every sequence; None for none."""
+    period: int
+    """Length of the block, in tokens."""
+    starts: Int[Tensor, "batch repeat"]
+    """Position of the first token of each copy, per sequence."""
+    layouts: Int[Tensor, "layout repeat"]
+    """Starts drawn the same way for no sequence: where copies could have stood."""
+    seed: int
+    """The seed that alone decided the ids and the gaps."""
+
+
+def gap_that_fits(context: int, *, start: int, period: int, repeats: int, largest: int = 25) -> int:
+    """The largest gap, at most ``largest`` tokens, with which the repeats fit into ``context`` tokens."""
+    return min(largest, (context - start - period * repeats) // (repeats - 1))
+
+
+def gapped_tokens(
+    pool: Int[Tensor, " pool"],
+    *,
+    period: int = 25,
+    repeats: int = 4,
+    gap: int = 25,
+    sequences: int = 10,
+    layouts: int = 200,
+    bos: int | None,
+    seed: int = 0,
+) -> GappedProbe:
+    """Repeated blocks with 1 to ``gap`` filler tokens between copies, the number drawn anew for every gap.
+
+    No head can find the earlier copy by distance alone. Filler tokens are drawn from ``pool`` without the block's
+    own, each at most once inside a gap. All sequences have the length of the longest layout possible.
+
+    Raises:
+        InputError: a gap below 2, which leaves nothing to vary, or a pool with fewer than ``period + gap`` ids.
+    """
+    if gap < 2:
+        raise InputError(f"gap must be at least 2, or copies stand at one distance; got {gap}.")
+    if len(pool) < period + gap:
+        raise InputError(
+            f"The vocabulary is too small for gapped repeats: {period} + {gap} different tokens are needed and the "
+            f"pool has {len(pool)}."
+        )
+    generator = generator_from(seed, "gapped")
+    start = int(bos is not None)
+
+    def draw(rows: int) -> Int[Tensor, "rows repeat"]:
+        gaps = torch.randint(1, gap + 1, (rows, repeats - 1), generator=generator)
+        steps = torch.cat([torch.full((rows, 1), start), gaps + period], dim=1)
+        return steps.cumsum(1)
+
+    starts = draw(sequences)
+    tokens = torch.empty(sequences, start + period * repeats + gap * (repeats - 1), dtype=torch.long)
+    if bos is not None:
+        tokens[:, 0] = bos
+    for row, places in zip(tokens, starts.tolist(), strict=True):
+        order = pool[torch.randperm(len(pool), generator=generator)]
+        block, others = order[:period], order[period:]
+        ends = [*places[1:], len(row)]
+        for place, end in zip(places, ends, strict=True):
+            row[place : place + period] = block
+            hole = end - place - period
+            # What follows the last block may be longer than a gap; it is never scored and may repeat itself.
+            filler = others[torch.randperm(len(others), generator=generator)]
+            row[place + period : end] = filler.repeat(hole // len(filler) + 1)[:hole]
+    return GappedProbe(tokens, bos, period, starts, draw(layouts), seed)
+
+
+def fresh_tokens(
+    pool: Int[Tensor, " pool"], *, period: int, length: int, sequences: int, bos: int | None, seed: int = 0
+) -> Int[Tensor, "batch pos"]:
+    """Sequences in which no block returns: every ``period`` tokens are drawn anew, without replacement inside.
+
+    Shape [sequences, length]. A token may come back by chance, as the pool allows, but at no chosen distance.
+    """
+    generator = generator_from(seed, "fresh")
+    blocks = -(-length // period)
+    rows = [
+        torch.cat([pool[torch.randperm(len(pool), generator=generator)[:period]] for _ in range(blocks)])
+        for _ in range(sequences)
+    ]
+    tokens = torch.stack(rows)[:, : length - int(bos is not None)]
+    return tokens if bos is None else torch.cat([torch.full((sequences, 1), bos), tokens], dim=1)
+
+
 def token_pool(ordinary: Int[Tensor, " vocabulary"] | Iterable[int], trim: float = TRIM) -> Int[Tensor, " pool"]:
     """The ids that random sequences are drawn from: ``ordinary`` ids in order, without floor(trim n) at each end.
 

@@ -33,11 +33,33 @@ COLUMNS: dict[str, Column] = {
     "head": Column("(query) head inside the layer, counted from 0", "int"),
     "kv_head": Column("the key-value head that the query head shares; its own index without grouped queries", "int"),
     "kind": Column(
-        "what the rules call the head: induction, anti_induction, previous_token, duplicate_token or none", "str",
+        "what the rules call the head: induction, anti_induction, mixed, previous_token, duplicate_token or none",
+        "str",
     ),
+    "why": Column("the verdict in words: the numbers it rests on, or what speaks against the nearest kind", "str"),
     "prefix_matching": Column(
         "attention from a repeated token to the token after its earlier copies",
         "float", "0..1, higher is more", _ATTENTION, f"{OLSSON}, Argument 4", True, True,
+    ),
+    "prefix_matching_gapped": Column(
+        "the same where the copies stand at uneven distances: a head that looks a fixed distance back fails here",
+        "float", "0..1, higher is more", _ATTENTION, "this package's control", True, True,
+    ),
+    "prefix_matching_fresh": Column(
+        "the same positions on tokens that never repeat: what position alone explains",
+        "float", "0..1, near prefix_matching means position", _ATTENTION, "this package's control", True, True,
+    ),
+    "prefix_matching_untrained": Column(
+        "the largest prefix matching of any head of an untrained model of the same shape; one number per model",
+        "float", "0..1", _ATTENTION, "this package's control",
+    ),
+    "p_value": Column(
+        "how often the head's attention on tokens that never repeat, read at random layouts, reaches its gapped score",
+        "float", "above 0 to 1, (C+1)/(n+1)", "probability", "this package's control",
+    ),
+    "q_value": Column(
+        "p_value corrected for the number of heads: the false discovery rate at which the head is still found",
+        "float", "0..1", "probability", "Benjamini and Hochberg 1995",
     ),
     "prefix_matching_literal": Column(
         "attention to the token before the earlier copies: the literal reading of the paper's words; diagnostic",

@@ -65,6 +65,7 @@ OPTIONS = {
     "--value-weighted": {"value_weighted": True},
     "--copying-source head_output": {"copying_source": "head_output"},
     "--logit-recipe mcdougall": {"logit_recipe": "mcdougall"},
+    "--no-controls": {"controls": False},
     "--threshold 0.9": {"threshold": 0.9},
     "--batch-size 3": {"batch_size": 3},
     "--text random": {"text": "random"},
@@ -120,6 +121,17 @@ def test_plot_draws_what_scan_wrote(tmp_path):
         code, printed, err = run("plot", tmp_path / "scores.csv", "--out", tmp_path / name)
         assert (code, printed, err) == (0, f"mosaic written to {tmp_path / name}\n", "")
         assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_why_tells_what_verdicts_rest_on(tmp_path):
+    run("scan", "planted", "--out", tmp_path / "scores.csv", "-q")
+    code, printed, _ = run("why", tmp_path / "scores.csv")
+    assert code == 0
+    assert [line.split()[:2] for line in printed.splitlines()] == [["0.1", "previous_token:"], ["1.2", "induction:"]]
+    code, printed, _ = run("why", tmp_path / "scores.csv", "--head", "1.0")
+    assert printed == "1.0 none: no attention score reaches 0.4\n"
+    code, _, err = run("why", tmp_path / "scores.csv", "--head", "1.9")
+    assert (code, err) == (2, "inductionlens: There is no head 1.9: the model has 2 layers of 3 heads.\n")
 
 
 def test_columns_explains_each_one():

@@ -148,7 +148,7 @@ def test_one_forward_pass_per_batch_and_no_vocabulary_where_no_loss_is_reported(
     forward, unembed = planted.forward, planted.unembed.forward
     monkeypatch.setattr(planted, "forward", lambda *a, **k: runs.append(a[0].shape) or forward(*a, **k))
     monkeypatch.setattr(planted.unembed, "forward", lambda x: unembedded.append(x.shape[1]) or unembed(x))
-    il.scan(planted, batch_size=5)
+    il.scan(planted, batch_size=5, controls=False)
     assert len(runs) == 2 + 2 + 20  # repeated, once, logit: 10 + 10 + 100 sequences
     assert unembedded == [25 + 3 * 24] * 2
 

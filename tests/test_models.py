@@ -68,15 +68,21 @@ def test_ids_come_from_the_tokenizer_not_from_the_padding(gpt2_folder):
 def test_ids_reach_the_model_unchanged(gpt2_folder, monkeypatch):
     model = il.load_model(gpt2_folder)
     seen = []
-    forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda tokens, **k: seen.append(tokens.clone()) or forward(tokens, **k))
+    forward = type(model).forward
+
+    def watched(self, tokens, **settings):
+        seen.append(tokens.clone())
+        return forward(self, tokens, **settings)
+
+    monkeypatch.setattr(type(model), "forward", watched)
     from inductionlens.studies.options import ScanOptions
     from inductionlens.studies.stimuli import make_probes
 
     probes = make_probes(model, ScanOptions(sequences=3))
     il.scan(model, sequences=3, batch_size=100)
     expected = [probes.repeated.tokens, probes.text.tokens, probes.once.tokens, probes.logit.tokens]
-    assert len(seen) == 4
+    expected += [probes.gapped.tokens, probes.fresh, probes.repeated.tokens]
+    assert len(seen) == 7
     assert all(torch.equal(found, probe) for found, probe in zip(seen, expected, strict=True))
     assert all(int((tokens == 0).sum()) == len(tokens) for tokens in seen)  # one BOS a row, never two
     assert int(probes.repeated.tokens.max()) < len(model.tokenizer)
@@ -339,9 +345,12 @@ def test_a_context_too_short_says_what_fits(tmp_path):
     model = il.load_model(tmp_path / "toy")
     with refused(r"context of 64 tokens is too short for 101 \(BOS \+ 25 x 4\); period=15 fits"):
         il.scan(model)
-    assert len(il.scan(model, period=15, sequences=2)) == 2
+    with refused(r"leaves no room for gaps between 4 blocks of 15; use a smaller period, or .*--no-controls"):
+        il.scan(model, period=15, sequences=2)
+    assert len(il.scan(model, period=15, sequences=2, controls=False)) == 2
+    assert len(il.scan(model, period=10, sequences=2)) == 2
     with refused(r"too short for 81 \(BOS \+ 40 x 2\); logit_period=31 fits"):
-        il.scan(model, period=15, logit_period=40)
+        il.scan(model, period=10, logit_period=40)
 
 
 def test_a_small_vocabulary_is_refused(tmp_path):

@@ -67,5 +67,6 @@ def test_every_option_of_scan_is_a_setting_or_explained():
     code, printed, _ = run("scan", "--help")
     assert code == 0
     for name in ScanOptions.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in printed
+        option = name.replace("_", "-")
+        assert f"--{option}" in printed or f"--no-{option}" in printed
     assert COLUMNS

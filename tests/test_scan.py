@@ -56,7 +56,8 @@ def test_batch_size_changes_nothing_beyond_a_millionth(batch_size, tiny):
 def test_progress_counts_every_sequence_once(planted):
     seen = []
     il.scan(planted, sequences=3, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (36, 36)
+    # Repeated, once, logit (ten times as many), gapped, fresh, and the untrained twin.
+    assert seen[-1] == (45, 45)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
@@ -76,7 +77,16 @@ def test_each_option_changes_its_own_scores(tiny):
     assert changed(copying_source="head_output") == copying
     assert changed(logit_recipe="mcdougall") == {"induction_logit"}
     assert changed(text="random") == {"previous_token"}
+    assert changed(controls=False) == {"prefix_matching_gapped", "prefix_matching_fresh"}
     assert changed(logit_period=20) == {"induction_logit"}
+
+
+def test_without_controls_their_columns_are_empty_and_the_verdict_says_so(tiny):
+    table = il.scan(tiny, sequences=2, controls=False).table
+    empty = ["prefix_matching_gapped", "prefix_matching_fresh", "prefix_matching_untrained", "p_value", "q_value"]
+    assert table[empty].isna().all(axis=None)
+    assert (table["kind"] == "induction").any()
+    assert table.loc[table["kind"] == "induction", "why"].str.contains("no controls").all()
 
 
 def test_an_undefined_variant_is_absent(tiny):

@@ -40,33 +40,72 @@ def test_heads_outside_the_model_are_refused(planted):
 
 
 # Verdicts.
+CLEAR = {"prefix_matching": 0.9, "prefix_matching_gapped": 0.8, "q_value": 0.001, "induction_logit": 1.0}
+
+
 def head_row(**scores):
-    base = {"prefix_matching": 0.0, "induction_logit": 0.0, "previous_token": 0.0, "duplicate_token": 0.0}
+    base = {
+        "prefix_matching": 0.03, "prefix_matching_gapped": 0.02, "prefix_matching_fresh": 0.03,
+        "prefix_matching_untrained": 0.05, "q_value": 0.9, "induction_logit": 0.0, "previous_token": 0.0,
+        "duplicate_token": 0.0, "copying": 0.5, "copying_low": 0.4, "copying_high": 0.6,
+    }  # fmt: skip
     return {**base, **scores}
 
 
 @pytest.mark.parametrize(
     ("scores", "kind"),
     [
-        ({"prefix_matching": 0.4, "induction_logit": 0.1}, "induction"),
-        ({"prefix_matching": 0.39, "induction_logit": 5.0}, "none"),
-        ({"prefix_matching": 0.9, "induction_logit": -0.1}, "anti_induction"),
-        ({"prefix_matching": 0.9, "induction_logit": 0.0}, "none"),
-        ({"prefix_matching": 0.9, "induction_logit": float("nan")}, "none"),
-        ({"prefix_matching": float("nan"), "induction_logit": 1.0}, "none"),
+        (CLEAR, "induction"),
+        ({**CLEAR, "prefix_matching": 0.4}, "induction"),
+        ({**CLEAR, "prefix_matching": 0.39}, "none"),
+        ({**CLEAR, "prefix_matching": float("nan")}, "none"),
+        ({**CLEAR, "q_value": 0.05}, "induction"),
+        ({**CLEAR, "q_value": 0.051}, "none"),
+        ({**CLEAR, "q_value": float("nan")}, "none"),
+        ({**CLEAR, "prefix_matching_fresh": 0.85}, "none"),
+        ({**CLEAR, "prefix_matching_untrained": 0.95}, "none"),
+        ({**CLEAR, "induction_logit": 0.0}, "none"),
+        ({**CLEAR, "induction_logit": float("nan")}, "none"),
+        ({**CLEAR, "copying_low": -0.6, "copying_high": -0.1}, "mixed"),
+        ({**CLEAR, "copying_low": -0.6, "copying_high": 0.1}, "induction"),
+        ({**CLEAR, "copying_low": float("nan"), "copying_high": float("nan")}, "induction"),
+        ({**CLEAR, "induction_logit": -1.0, "copying_low": -0.6, "copying_high": -0.1}, "anti_induction"),
+        ({**CLEAR, "induction_logit": -1.0}, "mixed"),
         ({"previous_token": 0.41}, "previous_token"),
         ({"duplicate_token": 0.41}, "duplicate_token"),
-        ({"prefix_matching": 0.5, "induction_logit": 1, "previous_token": 0.5}, "induction"),
+        ({**CLEAR, "previous_token": 0.5}, "induction"),
     ],
 )
 def test_rules(scores, kind):
-    assert detection.kinds(pd.DataFrame([head_row(**scores)])) == [kind]
+    found, why = detection.verdicts(pd.DataFrame([head_row(**scores)]))
+    assert found == [kind]
+    assert why[0]
 
 
-def test_the_threshold_is_a_parameter_and_rules_have_sources():
-    table = pd.DataFrame([head_row(prefix_matching=0.6, induction_logit=1)])
-    assert detection.kinds(table, 0.7) == ["none"]
-    assert all(rule.source for rule in detection.RULES)
+def test_without_controls_only_threshold_and_effect_count():
+    row = head_row(**CLEAR, prefix_matching_fresh=0.9, prefix_matching_untrained=0.95) | {"q_value": float("nan")}
+    assert detection.verdicts(pd.DataFrame([row]))[0] == ["none"]
+    assert detection.verdicts(pd.DataFrame([row]), controlled=False)[0] == ["induction"]
+
+
+def test_the_threshold_is_a_parameter_and_every_condition_has_a_source():
+    table = pd.DataFrame([head_row(**CLEAR)])
+    assert detection.verdicts(table, 0.95)[0] == ["none"]
+    assert all(condition.source for rule in detection.RULES for condition in rule.conditions)
+    assert {rule.kind for rule in detection.RULES} | {"none"} == set(detection.KINDS)
+
+
+def test_why_tells_the_numbers_or_what_is_missing():
+    rows = [head_row(**CLEAR), head_row(**{**CLEAR, "q_value": 0.5}), head_row(), head_row(previous_token=0.7)]
+    _, why = detection.verdicts(pd.DataFrame(rows))
+    assert why == [
+        "prefix matching 0.90, 0.80 with uneven gaps, 0.03 where nothing repeats, q = 0.001; right logit +1.00; "
+        "copying +0.50",
+        "prefix matching 0.90, 0.80 with uneven gaps, 0.03 where nothing repeats, q = 0.5; right logit +1.00; "
+        "copying +0.50; but not q_value <= 0.05",
+        "no attention score reaches 0.4",
+        "0.70 of its attention goes one token back",
+    ]
 
 
 @pytest.mark.parametrize(

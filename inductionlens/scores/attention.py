@@ -155,6 +155,36 @@ def attention_to(
     return attend(weigh(target, reduce), pattern)
 
 
+def layout_entries(
+    starts: Int[Tensor, "layout repeat"], period: int
+) -> tuple[Int[Tensor, "layout entry"], Int[Tensor, "layout entry"], int]:
+    """Queries and keys at which prefix matching reads copies that begin at ``starts``, and how many queries there are.
+
+    The key is the one after each earlier copy of the query's token. The block's last token is left out: what follows
+    its copies is filler. Positions alone decide, so the same entries can be read where nothing repeats.
+    """
+    pairs = [(later, earlier) for later in range(1, starts.shape[1]) for earlier in range(later)]
+    inside = torch.arange(period - 1)
+    queries = torch.stack([starts[:, later, None] + inside for later, _ in pairs], dim=1)
+    keys = torch.stack([starts[:, earlier, None] + inside + 1 for _, earlier in pairs], dim=1)
+    return queries.flatten(1), keys.flatten(1), (starts.shape[1] - 1) * (period - 1)
+
+
+def attend_layouts(
+    pattern: Float[Tensor, "batch head query key"],
+    queries: Int[Tensor, "layout entry"],
+    keys: Int[Tensor, "layout entry"],
+    n_queries: int,
+) -> Float[Tensor, "batch head layout"]:
+    """Prefix matching of every sequence under every layout, read at positions alone; float64 on the CPU."""
+    flat = pattern.flatten(2)
+    columns = [
+        flat[:, :, (query * pattern.shape[-1] + key).to(flat.device)].float().cpu().double().sum(-1) / n_queries
+        for query, key in zip(queries, keys, strict=True)
+    ]
+    return torch.stack(columns, dim=-1)
+
+
 def value_weighted(
     pattern: Float[Tensor, "batch head query key"], values: Float[Tensor, "batch key head d_head"]
 ) -> Float[Tensor, "batch head query key"]:

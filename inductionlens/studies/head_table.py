@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inductionlens.detection import kinds
+from inductionlens.detection import verdicts
 from inductionlens.heads import Head
 from inductionlens.intervals import mean_interval, ratio_interval
 from inductionlens.measure import Samples
@@ -25,7 +25,7 @@ def head_table(
     probes: ScanProbes,
     options: ScanOptions,
     samples: Mapping[str, Samples],
-    weights: Mapping[str, np.ndarray],
+    per_head: Mapping[str, np.ndarray],
     behaviour: Mapping[str, Any],
 ) -> "pandas.DataFrame":
     """One row per head, layer by layer, in the columns of `inductionlens.tables.COLUMNS`."""
@@ -47,7 +47,7 @@ def head_table(
         "kv_head": [head.index // group for head in heads],
         "previous_token_source": "random" if probes.text is None else "text",
         "offset_peak": peak.reshape(-1),
-        **{score: values.reshape(-1) for score, values in weights.items()},
+        **{score: values.reshape(-1) for score, values in per_head.items()},
         **{name: behaviour[name] for name in ("loss_first_copy", "loss_later_copies", "copying_gain")},
     }
     for score, part in {**samples, "offset_peak_value": peak_samples}.items():
@@ -57,7 +57,7 @@ def head_table(
     for name in table.columns.intersection(list(COLUMNS)):
         if COLUMNS[name].dtype != "str":
             table[name] = table[name].astype({"int": "Int64", "float": "float64"}[COLUMNS[name].dtype])
-    table["kind"] = kinds(table, options.threshold)
+    table["kind"], table["why"] = verdicts(table, options.threshold, controlled=options.controls)
     return table.reindex(columns=ordered())
 
 

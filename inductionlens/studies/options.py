@@ -38,6 +38,8 @@ class ScanOptions:
     """``mcdougall`` draws from the whole vocabulary and does not centre the logits."""
     threshold: float = THRESHOLD
     """Attention from which a head counts as of a kind."""
+    controls: bool = True
+    """Run the controls behind p, q and verdicts: gapped repeats, tokens that never repeat, an untrained twin."""
     batch_size: int | None = None
     """Sequences per forward pass; by default as many as hold about 2,048 tokens. Changes no result beyond 1e-6."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from inductionlens.controls import measure_fresh, measure_gapped
 from inductionlens.detection import copying_case
 from inductionlens.errors import InputError
 from inductionlens.head_scores import HeadScores
@@ -20,6 +21,9 @@ from inductionlens.measure import (
 )
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
+from inductionlens.models.untrained import untrained_twin
+from inductionlens.nulls import false_discovery, p_values
+from inductionlens.scores.attention import TARGETS, after_copy
 from inductionlens.studies.head_table import head_table, per_sequence
 from inductionlens.studies.options import ScanOptions
 from inductionlens.studies.provenance import provenance
@@ -64,7 +68,13 @@ def scan(
 
     samples, losses = _measure(model, probes, options, progress)
     behaviour = _behaviour(losses, model.cfg.d_vocab, options.seed)
-    table = head_table(model, probes, options, samples, measure_weights(model), behaviour)
+    per_head = measure_weights(model)
+    if options.controls:
+        controls, null = _measure_controls(model, probes, options, progress)
+        samples |= controls
+        per_head |= _significance(samples, null, options.seed)
+        per_head["prefix_matching_untrained"] = _untrained(model, probes, options, progress)
+    table = head_table(model, probes, options, samples, per_head, behaviour)
     case = copying_case(behaviour, table, options.threshold)
     return HeadScores(table, provenance(model, probes, options, {**behaviour, "case": case}), per_sequence(samples))
 
@@ -94,6 +104,33 @@ def _measure(
     centred = options.logit_recipe == "default"
     samples["induction_logit"] = measure_induction_logit(model, probes.logit, centred=centred, **common)
     return samples, losses
+
+
+def _measure_controls(
+    model: Model, probes: ScanProbes, options: ScanOptions, progress: Callable[[int], None]
+) -> tuple[dict[str, Samples], np.ndarray]:
+    """Prefix matching on gapped repeats and where nothing repeats, and the null [layer, head, sequence, layout]."""
+    common: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
+    gapped = measure_gapped(model, probes.gapped, **common)
+    repeated = probes.repeated
+    target = after_copy(repeated.tokens[:1], repeated.bos)[0]
+    fresh, null = measure_fresh(model, probes.fresh, probes.gapped.layouts, target, options.period, **common)
+    return {"prefix_matching_gapped": gapped, "prefix_matching_fresh": fresh}, null
+
+
+def _significance(samples: dict[str, Samples], null: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    shape = null.shape[:2]
+    p = p_values(samples["prefix_matching_gapped"].value().reshape(-1), null.reshape(-1, *null.shape[2:]), seed=seed)
+    return {"p_value": p.reshape(shape), "q_value": false_discovery(p).reshape(shape)}
+
+
+def _untrained(model: Model, probes: ScanProbes, options: ScanOptions, progress: Callable[[int], None]) -> np.ndarray:
+    """The largest prefix matching of any head of an untrained twin, written beside every head."""
+    twin = untrained_twin(model, seed=options.seed)
+    only = {"prefix_matching": TARGETS["prefix_matching"]}
+    samples, _ = measure_attention(twin, probes.repeated, only, batch_size=options.batch_size, progress=progress)
+    found = samples["prefix_matching"].value()
+    return np.full(found.shape, found.max())
 
 
 def _behaviour(losses: dict[str, np.ndarray], d_vocab: int, seed: int) -> dict[str, Any]:

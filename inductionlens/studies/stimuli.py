@@ -4,11 +4,22 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxtyping import Int
+from torch import Tensor
+
 from inductionlens import corpus
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
-from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.probes import (
+    GappedProbe,
+    Probe,
+    fresh_tokens,
+    gap_that_fits,
+    gapped_tokens,
+    repeated_tokens,
+    token_pool,
+)
 from inductionlens.studies.options import ScanOptions
 
 #: Windows of natural text for previous_token: 10 of 512 tokens, or of the whole context where that is shorter.
@@ -25,6 +36,10 @@ class ScanProbes:
     """One block, nothing repeated: copying."""
     logit: Probe
     """One block and its repeat: the effect on the right logit."""
+    gapped: GappedProbe | None
+    """Blocks repeated at uneven distances, the control for heads that look a fixed distance back; None without."""
+    fresh: Int[Tensor, "batch pos"] | None
+    """Tokens that never repeat, to be read at the same positions; None without controls."""
     text: Probe | None
     """Windows of natural text: previous_token; None where it is measured on the repeated blocks."""
     text_name: str
@@ -32,8 +47,9 @@ class ScanProbes:
 
     def sequences(self) -> int:
         """How many sequences there are in all."""
-        parts = (self.repeated, self.once, self.logit, self.text)
-        return sum(len(probe.tokens) for probe in parts if probe is not None)
+        parts = (self.repeated, self.once, self.logit, self.text, self.gapped)
+        extra = 0 if self.fresh is None else len(self.fresh) + len(self.repeated.tokens)
+        return sum(len(probe.tokens) for probe in parts if probe is not None) + extra
 
 
 def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
@@ -61,11 +77,14 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
             )
     common = {"bos": bos, "seed": options.seed}
     mcdougall = options.logit_recipe == "mcdougall"
+    # The plainest probe first: its complaints are the plainest.
+    repeated = repeated_tokens(
+        pool, period=options.period, repeats=options.repeats, sequences=options.sequences, **common
+    )
     text, text_name = _text_probe(model, options, bos)
+    gapped, fresh = _control_probes(model, options, pool, bos) if options.controls else (None, None)
     return ScanProbes(
-        repeated=repeated_tokens(
-            pool, period=options.period, repeats=options.repeats, sequences=options.sequences, **common
-        ),
+        repeated=repeated,
         once=repeated_tokens(
             pool, period=options.period, repeats=1, sequences=options.sequences, purpose="once", **common
         ),
@@ -73,9 +92,29 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
             token_pool(ordinary, 0.0) if mcdougall else pool,
             period=options.logit_period, repeats=2, sequences=10 * options.sequences, purpose="logit", **common,
         ),
+        gapped=gapped,
+        fresh=fresh,
         text=text,
         text_name=text_name,
     )  # fmt: skip
+
+
+def _control_probes(
+    model: Model, options: ScanOptions, pool: Int[Tensor, " pool"], bos: int | None
+) -> tuple[GappedProbe, Int[Tensor, "batch pos"]]:
+    """Gapped repeats, with gaps as large as context and vocabulary allow, and as long sequences without repeats."""
+    shape = {"period": options.period, "repeats": options.repeats}
+    fits = gap_that_fits(model.cfg.n_ctx, start=int(bos is not None), **shape)
+    gap = min(fits, len(pool) - options.period)
+    if gap < 2:
+        raise InputError(
+            f"The model's context of {model.cfg.n_ctx} tokens or its vocabulary leaves no room for gaps between "
+            f"{options.repeats} blocks of {options.period}; use a smaller period, or go without controls "
+            "(controls=False, --no-controls)."
+        )
+    common = {"sequences": options.sequences, "bos": bos, "seed": options.seed}
+    gapped = gapped_tokens(pool, gap=gap, **shape, **common)
+    return gapped, fresh_tokens(pool, period=options.period, length=gapped.tokens.shape[1], **common)
 
 
 def _text_probe(model: Model, options: ScanOptions, bos: int | None) -> tuple[Probe | None, str]:
