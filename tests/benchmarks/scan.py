@@ -1,0 +1,108 @@
+"""What a scan costs, as ratios measured in one run: python tests/benchmarks/scan.py [--pairs N] [--threads N]
+
+A model of GPT-2 small's shape with random weights, batches of 8 x 129 tokens, float32, CPU. Every row alternates with
+its reference, A B A B ..., and the median of the paired ratios is printed.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformer_lens.head_detector import detect_head
+
+from inductionlens.measure import attention_targets, measure_attention, measure_copying, measure_induction_logit
+from inductionlens.models.activations import run_reduced
+from inductionlens.models.processing import lens, quiet
+from inductionlens.probes import repeated_tokens, token_pool
+
+SHAPE = {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072, "d_vocab": 50257, "n_ctx": 1024}
+BATCH, PERIOD, REPEATS = 8, 32, 4
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratio(work: Callable[[], object], reference: Callable[[], object], pairs: int) -> tuple[float, float, float]:
+    """Smallest, median and largest of ``pairs`` ratios, after one warm-up of each."""
+    work(), reference()
+    found = sorted(seconds(work) / seconds(reference) for _ in range(pairs))
+    return found[0], statistics.median(found), found[-1]
+
+
+def peak_megabytes(work: Callable[[], object]) -> float:
+    """How far ``work`` raises the highest memory use of this process so far: run in growing order."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    with quiet():
+        config = lens().HookedTransformerConfig(**SHAPE, act_fn="gelu_new", normalization_type="LNPre")
+        model = lens().HookedTransformer(config)
+    pool = token_pool(range(50256))
+    repeated = repeated_tokens(pool, period=PERIOD, repeats=REPEATS, sequences=BATCH, bos=50256)
+    once = repeated_tokens(pool, period=PERIOD * REPEATS, repeats=1, sequences=BATCH, bos=50256)
+    logit = repeated_tokens(pool, period=PERIOD * REPEATS // 2, repeats=2, sequences=BATCH, bos=50256)
+    targets = attention_targets(repeated)
+    everything = {"batch_size": BATCH}
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(repeated.tokens, return_type=None)
+
+    def attention() -> None:
+        measure_attention(model, repeated, targets, **everything)
+
+    def hooks_only() -> None:
+        run_reduced(model, repeated.tokens, lambda layer: None)
+
+    def with_losses() -> None:
+        measure_attention(model, repeated, targets, with_losses=True, **everything)
+
+    def all_scores() -> None:
+        with_losses()
+        measure_copying(model, once, **everything)
+        measure_induction_logit(model, logit, **everything)
+
+    def three_plain() -> None:
+        for _ in range(3):
+            plain()
+
+    # The detector takes strings only: here a string, or a list of them, names the rows of tokens it stands for.
+    model.to_tokens = lambda rows: repeated.tokens[[int(row) for row in rows]]
+
+    def detector() -> None:
+        for kind in ("previous_token_head", "duplicate_token_head", "induction_head"):
+            with torch.no_grad():
+                detect_head(model, [str(row) for row in range(BATCH)], kind)
+
+    memory = [("plain pass", peak_megabytes(plain)), ("attention scores, beyond it", peak_megabytes(attention))]
+    rows = [
+        ("hooks alone / plain pass", ratio(hooks_only, plain, given.pairs)),
+        ("attention scores / plain pass over the same tokens", ratio(attention, plain, given.pairs)),
+        ("all scores and losses / plain passes over the same tokens", ratio(all_scores, three_plain, given.pairs)),
+        ("detect_head, its three kinds / attention scores, same tokens", ratio(detector, attention, given.pairs)),
+    ]
+    print(f"{'what':62} {'min':>6} {'median':>6} {'max':>6}")
+    for name, (low, middle, high) in rows:
+        print(f"{name:62} {low:6.2f} {middle:6.2f} {high:6.2f}")
+    print(f"{'peak memory':62} {'MB':>6}")
+    for name, size in memory:
+        print(f"{name:62} {size:6.0f}")
+
+
+if __name__ == "__main__":
+    main()
