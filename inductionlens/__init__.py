@@ -19,6 +19,7 @@ PUBLIC = {
     "save_toy": "models.toy",
     "scan": "studies.scan",
     "token_pool": "probes",
+    "validate": "studies.reference",
 }
 
 __all__ = [*sorted(PUBLIC), "__version__"]

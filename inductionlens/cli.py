@@ -210,6 +210,38 @@ def _number(value: float) -> str:
 
 
 @app.command()
+def validate(
+    model: Annotated[str, typer.Argument(help="A folder or a hub name; gpt2 for the published table.")],
+    against: Annotated[Path | None, typer.Option(help="A table of yours (layer, head, scores) instead of GPT-2 small's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the differences per head here, as CSV.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print PASS or FAIL alone.")] = False,
+) -> None:  # fmt: skip
+    """Compare a model's attention scores with a published table, by its exact recipe: PASS (0) or FAIL (1)."""
+    from inductionlens.files import check_writable, encode_table, write_atomically
+
+    if out is not None:
+        check_writable(out)
+    with _Progress(quiet, f"validating {model}"):
+        from inductionlens.models.loading import load_model
+        from inductionlens.studies import reference
+
+        reference.read_reference(against)
+        found = reference.validate(load_model(model, device=device), against)
+    if out is not None:
+        write_atomically(out, encode_table(found.table, "csv"))
+    if not quiet:
+        if found.recipe.source:
+            print(f"against {found.recipe.source}")
+        for score, part in found.table.groupby("score", sort=False):
+            print(f"{score}: {len(part)} heads, largest difference {part['difference'].abs().max():.1e}")
+        for problem in found.problems:
+            print(problem)
+    print("PASS" if found.passed else "FAIL")
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@app.command()
 def why(
     scores: Annotated[Path, typer.Argument(help="A table written by scan.")],
     head: Annotated[list[str] | None, typer.Option(help="This head, such as 5.1; may be repeated.")] = None,

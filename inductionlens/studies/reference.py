@@ -71,7 +71,7 @@ def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, R
 
     path = reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else Path(path)
     try:
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise InputError(f"The reference {path} cannot be read: {str(error).splitlines()[0]}.") from error
     scores = [name for name in SCORES if name in table.columns]
@@ -150,8 +150,6 @@ def validate(
     Raises:
         InputError: the model, the table or the recipe cannot be used.
     """
-    import pandas as pd
-
     published, recipe = read_reference(against)
     model = load_model(model)
     measured = measure_recipe(model, recipe, on_progress)
@@ -166,16 +164,22 @@ def validate(
         sizes = f"{len(published)} heads in the table, {len(measured)} in the model"
         problems.append(f"the table and the model do not have the same heads: {sizes}")
     for score in scores:
-        part = table[(table["score"] == score) & ~absent]
-        beyond = part[part["difference"].abs() > recipe.tolerance]
-        if len(beyond):
-            worst = beyond.loc[beyond["difference"].abs().idxmax()]
-            problems.append(
-                f"{score}: {len(beyond)} of {len(part)} heads differ by more than {recipe.tolerance:g}, most "
-                f"{worst['layer']}.{worst['head']} (published {worst['published']:.4f}, measured {worst['measured']:.4f})"
-            )
-        high = [set(part.index[part[name] > recipe.above]) for name in ("published", "measured")]
-        if high[0] != high[1]:
-            names = [f"{table.at[i, 'layer']}.{table.at[i, 'head']}" for i in sorted(high[0] ^ high[1])]
-            problems.append(f"{score}: the heads above {recipe.above:g} differ in {', '.join(names)}")
-    return Validation(pd.DataFrame(table), problems, recipe)
+        problems += _differences(table[(table["score"] == score) & ~absent], score, recipe)
+    return Validation(table, problems, recipe)
+
+
+def _differences(part: "pandas.DataFrame", score: str, recipe: Recipe) -> list[str]:
+    """What differs between published and measured values of one score, in sentences."""
+    problems = []
+    beyond = part[part["difference"].abs() > recipe.tolerance]
+    if len(beyond):
+        worst = beyond.loc[beyond["difference"].abs().idxmax()]
+        problems.append(
+            f"{score}: {len(beyond)} of {len(part)} heads differ by more than {recipe.tolerance:g}, most head "
+            f"{worst['layer']}.{worst['head']} (published {worst['published']:.4f}, measured {worst['measured']:.4f})"
+        )
+    moved = part[(part["published"] > recipe.above) != (part["measured"] > recipe.above)]
+    if len(moved):
+        names = ", ".join(f"{row['layer']}.{row['head']}" for row in moved.to_dict("records"))
+        problems.append(f"{score}: the heads above {recipe.above:g} are not the same; {names} moved")
+    return problems
