@@ -10,6 +10,7 @@ PUBLIC = {
     "InputError": "errors",
     "ScanOptions": "studies.options",
     "ToyConfig": "models.toy",
+    "compare": "studies.compare",
     "load_model": "models.loading",
     "new_toy": "models.toy",
     "planted": "models.planted",

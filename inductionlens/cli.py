@@ -242,6 +242,44 @@ def validate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A table written by scan.")],
+    second: Annotated[Path, typer.Argument(help="Another, of a model of the same shape.")],
+    out: Annotated[Path | None, typer.Option(help="Write every difference here, as CSV.")] = None,
+    score: Annotated[str, typer.Option(help="The score whose changes are printed.")] = "prefix_matching",
+    top: Annotated[int, typer.Option(help="How many heads are printed at most.")] = 10,
+) -> None:
+    """Say what changed between two scans: verdicts, and the heads whose score moved beyond its interval."""
+    from inductionlens.files import check_writable, encode_table, write_atomically
+    from inductionlens.head_scores import read_scores
+    from inductionlens.studies.compare import compare as run_compare
+
+    if top < 1:
+        raise InputError(f"top must be at least 1; got {top}.")
+    if out is not None:
+        check_writable(out)
+    table = run_compare(read_scores(first), read_scores(second))
+    part = table[table["score"] == score]
+    if part.empty:
+        raise InputError(
+            f"There is no score {score!r} in both tables; they share {', '.join(table['score'].unique())}."
+        )
+    if out is not None:
+        write_atomically(out, encode_table(table, "csv"))
+    moved = part[part["first_kind"] != part["second_kind"]]
+    for row in moved.to_dict("records"):
+        print(f"{row['layer']}.{row['head']} was {row['first_kind']}, is {row['second_kind']}")
+    changed = part[part["changed"]].sort_values("difference", key=abs, ascending=False, kind="stable")
+    for row in changed.head(top).to_dict("records"):
+        print(
+            f"{row['layer']}.{row['head']} {score} {row['first']:.3f} -> {row['second']:.3f} "
+            f"({row['difference']:+.3f}, 95% interval {row['low']:+.3f} to {row['high']:+.3f})"
+        )
+    verdicts = f"{len(moved)} verdict{'s' if len(moved) != 1 else ''} changed"
+    print(f"{len(changed)} of {len(part)} heads changed in {score} beyond its interval; {verdicts}.")
+
+
+@app.command()
 def why(
     scores: Annotated[Path, typer.Argument(help="A table written by scan.")],
     head: Annotated[list[str] | None, typer.Option(help="This head, such as 5.1; may be repeated.")] = None,
