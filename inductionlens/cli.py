@@ -1,6 +1,7 @@
 """The command line: the only room that prints."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ SHOWN = {
 
 def main() -> None:
     """Run the command line; bad input is one sentence on stderr and exit code 2, an interrupt is exit code 130."""
+    warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"inductionlens: {message}\n")
     try:
         code = app(standalone_mode=False)
     except InputError as error:
@@ -37,6 +39,10 @@ def main() -> None:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"inductionlens: {place}{error.strerror or error}.\n")
+        code = 2
     except Exception as error:
         # Typer carries its own copy of click, or uses the installed one: its usage errors are known by what they do.
         if not hasattr(error, "format_message"):
@@ -74,8 +80,8 @@ def scan(
     out: Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .json.")] = None,
     format: Annotated[str | None, typer.Option(help="csv, parquet or json, whatever the suffix; without --out the table is printed.")] = None,
     seed: Annotated[int, typer.Option(help="Decides every random token.")] = 0,
-    sequences: Annotated[int, typer.Option(help="Sequences per probe; the logit probe has ten times as many.")] = 10,
-    period: Annotated[int, typer.Option(help="Length of the repeated block, in tokens.")] = 25,
+    sequences: Annotated[int, typer.Option(help="Sequences per random probe, ten times as many for the logit effect.")] = 10,
+    period: Annotated[int, typer.Option(help="Length of the repeated block, and of the copying sample, in tokens.")] = 25,
     repeats: Annotated[int, typer.Option(help="How often the block is repeated.")] = 4,
     logit_period: Annotated[int, typer.Option(help="Block length of the logit probe.")] = 30,
     bos: Annotated[int | None, typer.Option(help="Token id to start sequences with, instead of the model's own BOS.")] = None,
@@ -93,7 +99,7 @@ def scan(
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     checkpoint: Annotated[int | None, typer.Option(help="Training checkpoint of a hub series, by step.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA by default where there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
 ) -> None:  # fmt: skip
     """Score every head of MODEL on repeated random tokens and say which are induction heads."""
@@ -107,6 +113,8 @@ def scan(
             check_writable(path)
     if out is not None:
         check_writable(sidecar_of(out))
+        if samples is not None and samples.resolve() in (out.resolve(), sidecar_of(out).resolve()):
+            raise InputError(f"--samples and --out need files of their own; both would write {samples}.")
     if no_bos and bos is not None:
         raise InputError("--bos and --no-bos contradict each other; give one.")
     with _Progress(quiet, f"loading {model}") as progress:
@@ -150,7 +158,7 @@ class _Progress:
             from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
             self.bar = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+                SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self.bar.start()
@@ -181,7 +189,7 @@ def _summary(scores: "HeadScores", named: list[str], out: Path | None) -> None:
     from rich import box
     from rich.table import Table
 
-    from inductionlens.detection import KINDS
+    from inductionlens.tables import KINDS
 
     table = scores.table
     shown = table[(table["kind"] != "none") | table["name"].isin(named)].sort_values("prefix_matching", ascending=False)

@@ -45,6 +45,8 @@ def text_file(path: str | Path) -> Iterator[Text]:
     Raises:
         InputError: nothing is there, or a folder holds no ``.txt`` file, or a file is not text.
     """
+    if not str(path):
+        raise InputError("text must name a .txt file or a folder of them; got an empty name.")
     path = Path(path)
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not files:
@@ -52,8 +54,10 @@ def text_file(path: str | Path) -> Iterator[Text]:
     for file in files:
         try:
             yield Text(file.name, file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The text {file} could not be read as UTF-8: {error}.") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"The text {file} is not UTF-8: {error}.") from error
+        except OSError as error:
+            raise InputError(f"The text {file} cannot be read: {error.strerror or error}.") from error
 
 
 def text_windows(
@@ -67,25 +71,27 @@ def text_windows(
 ) -> Int[Tensor, "batch pos"]:
     """Cut ``windows`` windows of ``length`` tokens out of ``texts``, each with ``bos`` in front.
 
-    Shape [windows, length], token ids. Texts are visited in an order that ``seed`` alone decides; a text gives at most
-    one window, from its first token on, until every text has been used.
+    Shape [windows, length], token ids. Texts are visited in an order that ``seed`` alone decides, and give one window
+    each, from their first token on; where that is not enough, a second round takes the next piece of each, and so on.
 
     Raises:
         InputError: the texts are too short to give so many windows.
     """
     body = length - (bos is not None)
+    piece = body * 16  # characters: long enough for a window of any byte-level or word-piece vocabulary
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    rounds = range(max((len(text.text) // piece for text in texts), default=0) + 1)
+    places = ((number, index) for number in rounds for index in order if number * piece < len(texts[index].text))
     rows: list[list[int]] = []
-    for index in order:
+    for number, index in places:
         if len(rows) == windows:
             break
-        ids = encode(texts[index].text[: body * 16])
+        ids = encode(texts[index].text[number * piece : (number + 1) * piece])
         if len(ids) >= body:
             rows.append(([] if bos is None else [bos]) + ids[:body])
     if len(rows) < windows:
         raise InputError(
-            f"The text gives only {len(rows)} windows of {length} tokens and {windows} are needed; "
-            "give more or longer texts."
+            f"The text gives only {len(rows)} windows of {length} tokens and {windows} are needed; give more text."
         )
     return torch.tensor(rows)
 

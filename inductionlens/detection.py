@@ -64,8 +64,6 @@ RULES: tuple[Rule, ...] = (
     Rule("previous_token", (Condition("previous_token", ">=", "threshold", "Elhage et al. 2021"),)),
     Rule("duplicate_token", (Condition("duplicate_token", ">=", "threshold", "Wang et al. 2022"),)),
 )
-#: Every kind a table may name, in the order in which a summary shows them.
-KINDS = ("induction", "anti_induction", "mixed", "previous_token", "duplicate_token", NONE)
 
 
 def verdicts(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 #: Version of the table's layout, in the sidecar; raised when a column changes its meaning.
 SCHEMA = 1
+#: Layers and heads beyond this are taken for a mistake.
+MOST = 10_000
 
 
 def format_of(path: Path, given: str | None = None) -> str:
@@ -45,9 +47,13 @@ def check_writable(path: Path) -> None:
     Raises:
         InputError: it is a folder, or its folder is missing or closed to us.
     """
-    if path.is_dir():
+    try:
+        folder, parent = path.is_dir(), path.parent.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    if folder:
         raise InputError(f"{path} is a folder; give the name of a file in it.")
-    if not path.parent.is_dir():
+    if not parent:
         raise InputError(f"{path} cannot be written: there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise InputError(f"{path} cannot be written: no permission.")
@@ -185,12 +191,15 @@ def typed(table: "pandas.DataFrame", name: str) -> "pandas.DataFrame":
         known = explain(str(column))
         try:
             columns[column] = table[column] if known is None else _column(table[column], known.dtype)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{name} is not a head table: column {column} holds {error}.") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = {"int": "whole numbers", "float": "numbers"}[known.dtype]
+            raise InputError(f"{name} is not a head table: column {column} must hold {kind} ({error}).") from error
     result = pd.DataFrame(columns)
+    if result.empty:
+        raise InputError(f"{name} is not a head table: it has no rows.")
     for column in REQUIRED:
-        if result[column].isna().any() or (result[column] < 0).any():
-            raise InputError(f"{name} is not a head table: {column} must be 0 or more in every row.")
+        if result[column].isna().any() or (result[column] < 0).any() or (result[column] > MOST).any():
+            raise InputError(f"{name} is not a head table: {column} must lie between 0 and {MOST} in every row.")
     if result.duplicated(["layer", "head"]).any():
         raise InputError(f"{name} is not a head table: it names a head twice.")
     return result

@@ -10,12 +10,13 @@ from jaxtyping import Float
 from inductionlens.errors import InputError
 from inductionlens.files import read_table, write_table
 from inductionlens.heads import Head
+from inductionlens.tables import KINDS
 
 if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadScores:
     """One row per head: what `scan` gives and what its files hold."""
 
@@ -23,15 +24,17 @@ class HeadScores:
     """One row per head, layer by layer; `inductionlens columns` explains every column."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """How it was measured: model, probes, options, seed, versions. Empty for a table read without its record."""
-    samples: dict[str, Float[np.ndarray, "row sequence"]] = field(default_factory=dict, repr=False, compare=False)
+    samples: dict[str, Float[np.ndarray, "row sequence"]] = field(default_factory=dict, repr=False)
     """Per-sequence values behind each score, in the table's row order; only in memory, see `samples_table`."""
 
     def heads(self, kind: str) -> list[Head]:
         """The heads of a kind, highest attention first.
 
         Raises:
-            InputError: the table has no column ``kind``.
+            InputError: the table has no column ``kind``, or there is no such kind.
         """
+        if kind not in KINDS:
+            raise InputError(f"There is no kind {kind!r} of head; the kinds are {', '.join(KINDS)}.")
         if "kind" not in self.table.columns:
             raise InputError("This table has no column kind; tables written by scan have it.")
         found = self.table[self.table["kind"] == kind]
@@ -68,6 +71,8 @@ class HeadScores:
         """Per-sequence values in long form: name, layer, head, score, sequence, value."""
         import pandas as pd
 
+        if not self.samples:
+            raise InputError("This table was read from a file and keeps no per-sequence values; scan again for them.")
         parts = []
         for score, values in self.samples.items():
             rows, sequences = values.shape

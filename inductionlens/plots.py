@@ -89,7 +89,9 @@ def draw_mosaic(table: "pandas.DataFrame", scores: tuple[str, ...] | None = None
     """
     from matplotlib.figure import Figure
 
-    scores = tuple(name for name in DEFAULT_SCORES if name in table.columns) if scores is None else scores
+    if scores is None:
+        there = [name for name in SCORES if name in table.columns]
+        scores = tuple(name for name in DEFAULT_SCORES if name in there) or tuple(there[:6])
     for name in scores:
         if name not in SCORES or name not in table.columns:
             known = ", ".join(name for name in SCORES if name in table.columns)
@@ -108,9 +110,10 @@ def draw_mosaic(table: "pandas.DataFrame", scores: tuple[str, ...] | None = None
     for ax in axes[len(scores) :]:
         ax.set_visible(False)
     if "model" in table.columns:
-        figure.suptitle(str(table["model"].iloc[0]), fontsize=12)
-    if table[list(scores)].isna().any(axis=None):
-        figure.supxlabel("hatched: undefined", fontsize=8, x=0.99, ha="right")
+        name = str(table["model"].iloc[0])
+        figure.suptitle(name if len(name) <= 60 else f"...{name[-57:]}", fontsize=12, parse_math=False)
+    if table[list(scores)].isna().any(axis=None) or len(table) < layers * heads:
+        figure.supxlabel("hatched: undefined or absent", fontsize=8, x=0.99, ha="right")
     return figure
 
 

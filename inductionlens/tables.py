@@ -132,6 +132,8 @@ COLUMNS: dict[str, Column] = {
     ),
 }  # fmt: skip
 
+#: Every kind of head a table may name, in the order in which a summary shows them.
+KINDS = ("induction", "anti_induction", "mixed", "previous_token", "duplicate_token", "none")
 SCORES: tuple[str, ...] = tuple(name for name, column in COLUMNS.items() if column.score)
 #: A table without these is not a head table.
 REQUIRED: tuple[str, ...] = ("layer", "head")

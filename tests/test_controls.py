@@ -159,8 +159,10 @@ def test_fresh_scores_are_read_at_the_probes_positions(random_toy):
                for back in range(1, (q - 1) // period + 1)]  # fmt: skip
     expected = sum(float(pattern[2, 1, q, k]) for q, k in entries) / (period * (repeats - 1))
     assert even.numerator[1, 1, 2] == pytest.approx(expected, abs=1e-5)
-    expected = gapped_twin(pattern[2, 1].tolist(), probe.layouts[4].tolist(), period)
-    assert layouts[1, 1, 2, 4] == pytest.approx(expected, abs=1e-5)
+    for row in (0, 2, 3):  # batches of 3: the last row stands in a batch of its own
+        expected = gapped_twin(pattern[row, 1].tolist(), probe.layouts[4].tolist(), period)
+        assert layouts[1, 1, row, 4] == pytest.approx(expected, abs=1e-5)
+    assert np.isfinite(even.numerator).all()
 
 
 # p and q.
@@ -171,6 +173,13 @@ def test_p_is_the_share_of_null_means_that_reach_the_score_and_never_zero():
     assert p_values(np.array([1.1]), null)[0] == 1 / (DRAWS + 1)
     assert p_values(np.array([0.0]), null)[0] == 1
     assert np.isnan(p_values(np.array([np.nan]), null)[0])
+
+
+def test_each_sequence_has_a_layout_of_its_own():
+    """Two sequences, layouts 0 and 1: drawn apart, a null mean of 1/2 is as likely as 0 and 1 together."""
+    null = np.array([[[0.0, 1.0], [0.0, 1.0]]])
+    assert p_values(np.array([0.75]), null)[0] == pytest.approx(0.25, abs=0.02)
+    assert p_values(np.array([0.25]), null)[0] == pytest.approx(0.75, abs=0.02)
 
 
 def test_p_is_uniform_where_the_null_is_true():
@@ -209,6 +218,15 @@ def test_an_untrained_twin_has_the_shape_and_nothing_else(random_toy):
             assert float(weight.std()) == pytest.approx(0.8 / 24**0.5, rel=0.15)
             assert not torch.equal(weight, before[name])
     assert not torch.equal(untrained_twin(random_toy, seed=2).W_Q, twin.W_Q)
+
+
+def test_the_untrained_column_is_the_largest_of_the_twins_heads(random_toy):
+    scores = il.scan(random_toy, sequences=3, period=8, logit_period=8, seed=4)
+    twin = untrained_twin(random_toy, seed=4)
+    alone = il.scan(twin, sequences=3, period=8, logit_period=8, seed=4, controls=False, bos=0).table
+    column = scores.table["prefix_matching_untrained"]
+    assert column.nunique() == 1
+    assert column[0] == pytest.approx(alone["prefix_matching"].max(), abs=1e-6)
 
 
 # Verdicts.

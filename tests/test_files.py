@@ -93,10 +93,13 @@ def test_columns_of_ones_own_are_kept(scores, tmp_path):
     [
         ("a.csv", "x,y\n1,2\n", "is not a head table: it has no column layer, head"),
         ("a.csv", "layer,head\n0,1\n", "it has no column with a score"),
-        ("a.csv", "layer,head,copying\n0,1,much\n", "column copying holds could not convert"),
-        ("a.csv", "layer,head,copying\n0,1.5,1\n", "column head holds"),
+        ("a.csv", "layer,head,copying\n0,1,much\n", "column copying must hold numbers"),
+        ("a.csv", "layer,head,copying\n0,1.5,1\n", "column head must hold whole numbers"),
         ("a.csv", "layer,head,copying\n0,1,1\n0,1,1\n", "names a head twice"),
-        ("a.csv", "layer,head,copying\n-1,1,1\n", "layer must be 0 or more"),
+        ("a.csv", "layer,head,copying\n-1,1,1\n", "layer must lie between 0 and 10000"),
+        ("a.csv", "layer,head,copying\n1000000000000,1,1\n", "layer must lie between 0 and 10000"),
+        ("a.csv", "layer,head,copying\n" + "9" * 30 + ",1,1\n", "head table"),
+        ("a.csv", "layer,head,copying\n", "it has no rows"),
         ("a.csv", "", "is not a readable csv table"),
         ("a.json", "{", "is not a readable json table"),
         ("a.json", "3", "is not a readable json table"),
@@ -183,6 +186,16 @@ def test_the_profile_is_in_memory_only(scores, tmp_path):
     scores.save(tmp_path / "scores.csv")
     with pytest.raises(InputError, match="keeps only offset_peak; scan again"):
         il.read_scores(tmp_path / "scores.csv").offset_profile()
+
+
+def test_scores_are_compared_as_objects_and_unknown_kinds_refused(scores, tmp_path):
+    assert scores == scores
+    assert len({scores, il.HeadScores(scores.table)}) == 2
+    with pytest.raises(InputError, match="There is no kind 'inductoin' of head; the kinds are induction, anti"):
+        scores.heads("inductoin")
+    scores.save(tmp_path / "scores.csv")
+    with pytest.raises(InputError, match="keeps no per-sequence values"):
+        il.read_scores(tmp_path / "scores.csv").samples_table()
 
 
 def test_reading_a_table_does_not_import_torch(scores, tmp_path):

@@ -116,7 +116,9 @@ def test_induction_logit_of_a_model(centred, bos, random_toy):
     """W_U is shifted off its mean here, so that forgetting to centre it shows; the final scale is the run's own."""
     logit = repeated_tokens(POOL, period=6, repeats=2, sequences=3, bos=bos, seed=8)
     shift = torch.randn(random_toy.cfg.d_model, 1, generator=torch.Generator().manual_seed(0))
+    kept = random_toy.inductionlens_unembed_mean
     random_toy.unembed.W_U.data.add_(shift)
+    random_toy.inductionlens_unembed_mean = random_toy.W_U.mean(-1)
     try:
         found = measure_induction_logit(random_toy, logit, centred=centred, batch_size=2).numerator
         _, patterns, values, scale = cached(random_toy, logit.tokens)
@@ -135,6 +137,7 @@ def test_induction_logit_of_a_model(centred, bos, random_toy):
                 assert found[layer, :, row].tolist() == pytest.approx(expected, abs=1e-4)
     finally:
         random_toy.unembed.W_U.data.sub_(shift)
+        random_toy.inductionlens_unembed_mean = kept
 
 
 def test_weight_scores_have_one_number_per_head(random_toy):

@@ -137,17 +137,48 @@ def test_toys_survive_saving_and_loading(random_toy, toy_config, tmp_path):
     assert not torch.equal(toy.W_Q, other.W_Q)
 
 
-@pytest.mark.parametrize("positions", ["standard", "rotary", "shortformer"])
-@pytest.mark.parametrize("norm", ["LN", "RMS", None])
-def test_toys_of_every_shape_can_be_scanned(positions, norm, tmp_path):
-    config = il.ToyConfig(
-        n_layers=2, n_heads=2, d_model=16, d_head=8, d_vocab=40, n_ctx=64,
-        normalization_type=norm, positional_embedding_type=positions,
-    )  # fmt: skip
-    il.save_toy(il.new_toy(config), tmp_path / "toy")
+def made_toy(folder, **shape):
+    """A toy whose gains and biases are not trivial, so that forgetting to fold them shows."""
+    config = il.ToyConfig(n_layers=2, n_heads=2, d_model=16, d_head=8, d_vocab=40, n_ctx=64, **shape)
+    toy = il.new_toy(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in toy.named_parameters():
+            if "b" in name.split(".")[-1] or name.endswith(".w"):
+                weight.add_(0.5 * torch.randn(weight.shape, generator=generator))
+    il.save_toy(toy, folder)
+    return toy
+
+
+SHAPES = [(p, n) for p in ("standard", "rotary") for n in ("LN", "RMS", None)] + [("shortformer", None)]
+
+
+@pytest.mark.parametrize(("positions", "norm"), SHAPES)
+def test_toys_of_every_shape_are_scanned_as_they_compute(positions, norm, tmp_path):
+    toy = made_toy(tmp_path / "toy", normalization_type=norm, positional_embedding_type=positions)
     scores = il.scan(tmp_path / "toy", sequences=2, period=8, logit_period=8)
     assert scores.table["prefix_matching"].between(0, 1).all()
     assert scores.table["induction_logit"].notna().all()
+    model = il.load_model(tmp_path / "toy")
+    assert float(model.W_U.mean(-1).abs().max()) < 1e-5
+    assert float(model.b_V.abs().max()) == 0
+    from inductionlens.studies.options import ScanOptions
+    from inductionlens.studies.stimuli import make_probes
+
+    tokens = make_probes(model, ScanOptions(sequences=2, period=8, logit_period=8)).repeated.tokens
+    with torch.no_grad():
+        losses = toy(tokens, return_type="loss", loss_per_token=True)
+    assert scores.provenance["behaviour"]["loss_first_copy"] == pytest.approx(float(losses[:, :8].mean()), abs=1e-4)
+    said = scores.provenance["model"]["processing"]
+    assert said.startswith("no norms" if norm is None else "norms folded")
+
+
+@pytest.mark.parametrize("norm", ["LN", "RMS"])
+def test_norms_that_cannot_be_folded_are_refused(norm, tmp_path):
+    toy = made_toy(tmp_path / "toy", normalization_type=norm, positional_embedding_type="shortformer")
+    for source in (tmp_path / "toy", toy):
+        with refused("only Shortformer models without norms"):
+            il.load_model(source)
 
 
 def test_new_toys_leave_the_global_generator_alone(toy_config):
@@ -166,27 +197,125 @@ def test_half_precision_is_scored_from_its_own_patterns(dtype, gpt2_folder):
     assert half.table[["prefix_matching", "copying", "induction_logit", "ov_eigen"]].notna().all(axis=None)
 
 
-def test_the_revision_and_the_checkpoint_are_recorded_and_passed_on(monkeypatch, planted):
+def test_the_revision_and_the_checkpoint_are_passed_on_and_recorded(monkeypatch, planted):
     from transformer_lens import HookedTransformer
 
     asked = {}
 
     def fetch(name, **options):
         asked.update(name=name, **options)
-        return planted
+        return copy.deepcopy(planted)
 
     monkeypatch.setattr(HookedTransformer, "from_pretrained", fetch)
-    kept = planted.inductionlens_origin
-    try:
-        model = il.load_model("pythia-70m", revision="abc", checkpoint=1000)
-        assert asked["revision"] == "abc"
-        assert asked["checkpoint_value"] == 1000
-        model.inductionlens_origin = type(kept)("pythia-70m", "hub", "abc", 1000, 0)
-        table = il.scan(model, sequences=2).table
-        assert set(table["revision"]) == {"abc"}
-        assert set(table["step"]) == {1000}
-    finally:
-        planted.inductionlens_origin = kept
+    model = il.load_model("pythia-70m", revision="abc", checkpoint=1000, dtype="bfloat16")
+    assert (asked["revision"], asked["checkpoint_value"]) == ("abc", 1000)
+    assert asked["dtype"] == "float32"  # processed first, rounded afterwards
+    assert model.cfg.dtype == torch.bfloat16
+    table = il.scan(model, sequences=2, bos=0).table
+    assert (set(table["model"]), set(table["revision"]), set(table["step"])) == ({"pythia-70m"}, {"abc"}, {1000})
+
+
+def test_settings_that_do_not_apply_are_refused(gpt2_folder, planted):
+    for source in ("planted", str(gpt2_folder)):
+        with refused("revision and checkpoint are for hub models"):
+            il.load_model(source, revision="abc")
+    with refused("A model object is taken as it is"):
+        il.load_model(planted, dtype="bfloat16")
+    assert il.load_model("planted", dtype="bfloat16").cfg.dtype == torch.bfloat16
+
+
+def test_bos_is_never_masked_out_as_padding(gpt2_folder):
+    """TransformerLens masks what it takes for padding on the left: here BOS is the padding token."""
+    usual = il.scan(il.load_model(gpt2_folder), sequences=2, controls=False).table
+    model = il.load_model(gpt2_folder)
+    model.tokenizer.pad_token = model.tokenizer.bos_token
+    model.tokenizer.padding_side = "left"
+    model.cfg.default_prepend_bos = False
+    table = il.scan(model, sequences=2, controls=False).table
+    assert usual["first_token"].min() > 0.01
+    assert (usual["first_token"] - table["first_token"]).abs().max() < 1e-6
+    assert model.tokenizer.padding_side == "left"
+
+
+def test_mcdougalls_recipe_puts_the_mean_column_back(gpt2_folder, tmp_path):
+    """Centring W_U takes a column away; uncentred effects differ from centred ones by that column's share."""
+    from inductionlens.models.weights import unembedding_columns
+
+    model = il.load_model(gpt2_folder)
+    tokens = torch.arange(5)[None]
+    plain = unembedding_columns(model, tokens, centred=False)
+    centred = unembedding_columns(model, tokens)
+    assert float((plain - centred).abs().max()) > 1e-3
+    assert torch.allclose((plain - centred)[0, 0], model.inductionlens_unembed_mean, atol=1e-6)
+    settings = {"logit_recipe": "mcdougall", "sequences": 2, "controls": False}
+    assert "put back" in il.scan(model, **settings).provenance["variants"]["induction_logit"]
+    stranger = copy.deepcopy(model)
+    del stranger.inductionlens_unembed_mean
+    with refused("this model object came centred; load it by name or folder"):
+        il.scan(stranger, **settings)
+
+
+def test_value_biases_are_folded_whoever_made_the_object(gpt2_folder):
+    model = il.load_model(gpt2_folder)
+    unfolded = copy.deepcopy(model)
+    with torch.no_grad():
+        for block in unfolded.blocks:
+            block.attn.b_V.add_(0.3)
+            block.attn.b_O.sub_(0.3 * block.attn.W_O.sum((0, 1)))
+    tokens = torch.arange(20)[None]
+    assert torch.allclose(model(tokens), unfolded(tokens), atol=1e-4)
+    assert not is_processed(unfolded)
+    tables = [il.scan(each, sequences=2, controls=False).table for each in (model, unfolded)]
+    for score in ("copying", "copying_bansal", "induction_logit"):
+        assert (tables[0][score] - tables[1][score]).abs().max() < 1e-4
+
+
+def families():
+    from transformers import GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen2Config
+
+    small = {
+        "vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 48, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    grouped = {**small, "num_key_value_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
+    window = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
+    return {
+        "neox": (GPTNeoXConfig(**small), True),
+        "mistral": (MistralConfig(**grouped), True),
+        "qwen2": (Qwen2Config(**grouped), True),
+        "qwen2 with a window": (Qwen2Config(**grouped, **window), False),
+        "neox with another rotary base": (
+            GPTNeoXConfig(**small, rope_parameters=rope), False,
+        ),
+        "llama with biases": (LlamaConfig(**grouped, attention_bias=True), False),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", families())
+def test_other_families_compute_what_hugging_face_does_or_are_refused(name, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    config, supported = families()[name]
+    torch.manual_seed(0)
+    reference = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight.add_(torch.randn_like(weight) * 0.15)
+    reference.save_pretrained(tmp_path)
+    if not supported:
+        with refused("does not compute the .* model .* as Hugging Face does|cannot take the .* model"):
+            il.load_model(tmp_path)
+        return
+    model = il.load_model(tmp_path)
+    reference.set_attn_implementation("eager")
+    tokens = torch.randint(0, 120, (2, 50), generator=torch.Generator().manual_seed(0))
+    _, cache = model.run_with_cache(tokens)
+    with torch.no_grad():
+        expected = reference(tokens, output_attentions=True).attentions
+    for layer, pattern in enumerate(expected):
+        assert torch.allclose(cache[f"blocks.{layer}.attn.hook_pattern"], pattern, atol=1e-5)
+    assert il.scan(model, sequences=2).table["kv_head"].max() == (3 if name == "neox" else 1)
 
 
 # Bad input: one clear sentence each.
@@ -224,7 +353,7 @@ def test_missing_folders_and_files_in_place_of_folders(tmp_path):
     with refused(r"There is no folder \./nowhere"):
         il.load_model("./nowhere")
     (tmp_path / "weights.bin").touch()
-    with refused("is a file; give the folder that holds its config.json"):
+    with refused("is a file; give the folder that holds its"):
         il.load_model(tmp_path / "weights.bin")
     with refused("has no config.json, so it holds no model"):
         il.load_model(tmp_path)
@@ -232,7 +361,14 @@ def test_missing_folders_and_files_in_place_of_folders(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("{not json", "is not readable JSON"), ("[1]", "must hold a JSON object"), ("{}", "names no model_type")],
+    [
+        ('{"model_type": "nonsense"}', "no weights|cannot be used"),
+        ('{"model_type": "gpt2", "architectures": "GPT2LMHeadModel"}', "architectures .* must be a list of names"),
+        ('{"model_type": "gpt2", "architectures": [null]}', "architectures .* must be a list of names"),
+        ("{not json", "is not readable JSON"),
+        ("[1]", "must hold a JSON object"),
+        ("{}", "names no model_type"),
+    ],
 )
 def test_broken_configs(text, match, tmp_path):
     (tmp_path / "config.json").write_text(text)
@@ -256,6 +392,13 @@ def test_truncated_weights(gpt2_copy):
 def test_corrupted_weights(gpt2_copy):
     (gpt2_copy / "model.safetensors").write_bytes(b"\x00" * 500)
     with refused("truncated, corrupted"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize("change", [{"n_layer": 1}, {"n_layer": 3}])
+def test_layers_that_the_config_has_no_place_for(change, gpt2_copy):
+    edit_config(gpt2_copy, **change)
+    with refused(r"contradict config.json: it has no place for transformer\.h\.1|incomplete: transformer\.h\.2"):
         il.load_model(gpt2_copy)
 
 
@@ -371,6 +514,14 @@ def test_toy_folders_that_do_not_add_up(random_toy, toy_config, tmp_path):
             {"model": {**json.loads(whole)["model"], "n_heads": 0}},
             "n_heads must be a whole number of at least 1; got 0",
         ),
+        (
+            {"model": {**json.loads(whole)["model"], "positional_embedding_type": "rope"}},
+            "must be one of standard",
+        ),
+        ({"model": {**json.loads(whole)["model"], "normalization_type": "x"}}, "must be one of LN, RMS, null; got 'x'"),
+        ({"model": {**json.loads(whole)["model"], "act_fn": "x"}}, "act_fn must be one of"),
+        ({"model": {**json.loads(whole)["model"], "d_mlp": -1}}, "d_mlp must be a whole number"),
+        ({"model": {**json.loads(whole)["model"], "bos": 99}}, "bos must be an id below d_vocab"),
         ({"model": {**json.loads(whole)["model"], "d_model": 32}}, r"contradict config.json: .* should be .* and is"),
     ):
         (folder / "config.json").write_text(json.dumps({**json.loads(whole), **change}))
@@ -384,6 +535,27 @@ def test_toy_folders_that_do_not_add_up(random_toy, toy_config, tmp_path):
     (folder / "model.safetensors").unlink()
     with refused("no model.safetensors"):
         il.load_model(folder)
+
+
+def test_only_raw_toys_are_saved_as_toys(random_toy, gpt2_folder, tmp_path):
+    for model in (random_toy, il.load_model(gpt2_folder)):
+        with refused("Only toys made by new_toy"):
+            il.save_toy(model, tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
+
+
+def test_a_weight_too_large_for_half_precision_is_said_to_be(gpt2_copy):
+    edit_weights(gpt2_copy, lambda weights: weights["transformer.h.0.mlp.c_fc.weight"].view(-1)[3:4].fill_(1e5))
+    with refused("does not fit into float16: .* overflows"):
+        il.load_model(gpt2_copy, dtype="float16")
+
+
+def test_a_folder_of_temporary_files_named_after_a_family_does_no_harm(gpt2_folder, tmp_path, monkeypatch):
+    import tempfile
+
+    (tmp_path / "llama").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "llama"))
+    assert il.load_model(gpt2_folder).cfg.n_layers == 2
 
 
 def test_other_objects_devices_and_types_are_refused():

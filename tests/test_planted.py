@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 import inductionlens as il
@@ -97,6 +98,14 @@ def test_offset_peaks(scanned):
         profile = scores.offset_profile().loc["L1H2"]
         assert profile.idxmax() == peaks[kind]
         assert profile.drop(peaks[kind]).max() < 1e-6
+
+
+def test_a_head_without_attention_at_any_offset_has_no_peak(scanned):
+    kind, scores = scanned
+    if kind == "induction":
+        row = scores["0.1"]
+        assert pd.isna(row["offset_peak"])
+        assert math.isnan(row["offset_peak_value"])
 
 
 def test_losses_and_the_case_in_words(scanned):

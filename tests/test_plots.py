@@ -58,7 +58,7 @@ def test_undefined_cells_are_hatched_and_said_to_be():
     figure = plots.draw_mosaic(table, ("copying",))
     assert np.isnan(figure.axes[0].images[0].get_array().filled(np.nan)[0, 0])
     assert figure.axes[0].patch.get_hatch()
-    assert figure.get_supxlabel() == "hatched: undefined"
+    assert figure.get_supxlabel() == "hatched: undefined or absent"
     assert plots.draw_mosaic(table, ("prefix_matching",)).get_supxlabel() == ""
 
 
@@ -94,14 +94,24 @@ def test_equal_tables_give_equal_pictures(tmp_path):
 
 
 def test_colours_are_told_apart_without_red_and_green():
-    """Lightness alone orders attention; the two signs differ in hue on the blue-orange axis."""
-    import matplotlib
+    """Of the drawn colours: lightness alone orders attention, and the signs differ on the orange-purple axis."""
+    axes = Figure().subplots(1, 2)
+    table = table_of(3, 3)
+    blues = plots.draw_scores(table, "prefix_matching", axes[0]).images[0].cmap(np.linspace(0, 1, 9))
+    assert (np.diff(blues[:, :3] @ [0.2126, 0.7152, 0.0722]) < 0).all()
+    signed = plots.draw_scores(table, "copying", axes[1]).images[0].cmap(np.linspace(0, 1, 9))
+    assert signed[1, 2] < 0.5 * signed[1, 0]  # negative: orange, little blue
+    assert signed[-2, 2] > signed[-2, 0] > signed[-2, 1]  # positive: purple, more blue than red than green
 
-    blues = matplotlib.colormaps["Blues"](np.linspace(0, 1, 9))[:, :3] @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(blues) < 0).all()
-    signed = matplotlib.colormaps["PuOr"](np.linspace(0, 1, 9))
-    assert signed[1, 2] < signed[1, 0]  # negative: orange, little blue
-    assert signed[-2, 2] > signed[-2, 1]  # positive: purple, more blue than green
+
+def test_awkward_tables_are_drawn(tmp_path):
+    table = table_of(2, 3)
+    plots.plot_mosaic(table.assign(model="cost $1 or $2_x"), tmp_path / "a.png")
+    figure = plots.draw_mosaic(table.assign(model="x" * 300))
+    assert len(figure.get_suptitle()) == 60
+    assert plots.draw_mosaic(table.iloc[[0, 5]]).get_supxlabel() == "hatched: undefined or absent"
+    only = table[["layer", "head"]].assign(copying_share=0.5)
+    assert [ax.get_title() for ax in plots.draw_mosaic(only).axes if ax.images] == ["copying_share"]
 
 
 def test_unknown_scores_and_mixed_tables_are_refused(tmp_path):

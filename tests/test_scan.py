@@ -102,12 +102,17 @@ def test_text_may_be_a_file_or_a_folder(tiny, tmp_path):
     scores = il.scan(tiny, sequences=2, text=str(tmp_path))
     assert set(scores.table["previous_token_source"]) == {"text"}
     assert "10 windows of 256" in scores.provenance["probes"]["previous_token"]
-    with pytest.raises(InputError, match="gives only 1 windows of 256 tokens and 10 are needed"):
+    book = tmp_path / "book.txt"
+    book.write_text((sentence * 60 + "\n") * 20)
+    assert "book.txt, 10 windows" in il.scan(tiny, sequences=2, text=str(book)).provenance["probes"]["previous_token"]
+    with pytest.raises(InputError, match=r"gives only [0-9] windows of 256 tokens and 10 are needed; give more text"):
         il.scan(tiny, text=str(tmp_path / "0.txt"))
+    with pytest.raises(InputError, match=r"text must name a \.txt file"):
+        il.scan(tiny, text="")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no \.txt file"):
         il.scan(tiny, text=str(tmp_path / "empty"))
-    with pytest.raises(InputError, match="could not be read as UTF-8"):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         il.scan(tiny, text=str(tmp_path / "none.txt"))
 
 
@@ -131,6 +136,8 @@ def test_one_sequence_has_no_interval(planted):
 def test_settings_are_checked_by_name():
     with pytest.raises(InputError, match=r"scan has no setting 'sequnces'; it has seed, sequences"):
         il.scan("planted", sequnces=3)
+    with pytest.raises(InputError, match="period must be a whole number; got True"):
+        il.scan("planted", period=True)
     with pytest.raises(InputError, match="either options or settings by name, not both"):
         il.scan("planted", options=il.ScanOptions(), seed=1)
 

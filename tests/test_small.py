@@ -9,6 +9,7 @@ import inductionlens as il
 from inductionlens import Head, InputError, corpus, detection
 from inductionlens.intervals import mean_interval, ratio_interval
 from inductionlens.models.training import train
+from inductionlens.tables import KINDS
 from inductionlens.training_data import paste_segments, random_rows, text_rows
 
 
@@ -92,7 +93,7 @@ def test_the_threshold_is_a_parameter_and_every_condition_has_a_source():
     table = pd.DataFrame([head_row(**CLEAR)])
     assert detection.verdicts(table, 0.95)[0] == ["none"]
     assert all(condition.source for rule in detection.RULES for condition in rule.conditions)
-    assert {rule.kind for rule in detection.RULES} | {"none"} == set(detection.KINDS)
+    assert {rule.kind for rule in detection.RULES} | {"none"} == set(KINDS)
 
 
 def test_why_tells_the_numbers_or_what_is_missing():

@@ -1,6 +1,7 @@
 """One forward pass, reduced layer by layer."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -58,27 +59,46 @@ def run_reduced(
             if v is not None:
                 v = v.repeat_interleave(cfg.n_heads // v.shape[2], dim=2)
             pattern = tensor if not mixed else held.pop("pattern")
+            if half:
+                pattern = pattern.float().softmax(-1)
             reduce(Attention(layer, pattern, v, tensor if mixed else None))
 
         return hook
 
+    # A half-precision model rounds its pattern; its scores are softmaxed here in float32 instead.
+    half = cfg.dtype in (torch.float16, torch.bfloat16) and not getattr(cfg, "use_attention_sinks", False)
+    attention = "attn_scores" if half else "pattern"
     hooks: list[tuple[str, Callable[..., None]]] = []
     for layer in range(cfg.n_layers):
         block = f"blocks.{layer}.attn.hook_"
         if values:
             hooks.append((block + "v", keep("v")))
         if mixed:
-            hooks.append((block + "pattern", keep("pattern")))
-        hooks.append((block + ("z" if mixed else "pattern"), finish(layer)))
+            hooks.append((block + attention, keep("pattern")))
+        hooks.append((block + ("z" if mixed else attention), finish(layer)))
     normed = cfg.normalization_type is not None
     hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
     if normed:
         hooks.append(("ln_final.hook_scale", keep("scale")))
     device = next(model.parameters()).device
-    with torch.no_grad():
+    with torch.no_grad(), _nothing_is_padding(model):
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks)
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
     return Final(held["last"], scale.float())
+
+
+@contextlib.contextmanager
+def _nothing_is_padding(model: Model) -> Iterator[None]:
+    """Keep TransformerLens from masking BOS out as padding, as it does where a tokenizer pads on the left."""
+    tokenizer = getattr(model, "tokenizer", None)
+    side = getattr(tokenizer, "padding_side", None)
+    if side == "left":
+        tokenizer.padding_side = "right"
+    try:
+        yield
+    finally:
+        if side == "left":
+            tokenizer.padding_side = side
 
 
 def logits_at(

@@ -18,33 +18,45 @@ def load_model(
     revision: str | None = None,
     checkpoint: int | None = None,
     device: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> Model:
     """Give a model ready to be scored: norms folded, writing weights and W_U centred, in evaluation mode.
 
     ``source`` is a folder (saved by ``save_pretrained`` or by `save_toy`; no network is used), ``"planted"`` or
     ``"planted-KIND"``, a hub name that TransformerLens knows (``"gpt2"``, with a ``revision`` or a training
     ``checkpoint``), or a HookedTransformer you already have. A model object that is not processed yet is copied, never
-    changed. ``device`` is ``"cpu"``, ``"cuda"`` ...; by default CUDA where there is one.
+    changed. ``device`` is ``"cpu"``, ``"cuda"`` ...; by default CUDA where there is one. ``dtype`` is ``"float32"``
+    (default), ``"bfloat16"`` or ``"float16"``: weights are processed in float32 and rounded afterwards, and attention
+    is scored from a float32 softmax of the rounded model's scores.
 
     Raises:
         InputError: the source cannot be found, read or scored; the message says why and what to do.
     """
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-    device = _device(device)
     if not isinstance(source, (str, Path)):
+        if (revision, checkpoint, device, dtype) != (None, None, None, None):
+            raise InputError("A model object is taken as it is; revision, checkpoint, device and dtype do not apply.")
         return _from_object(source)
-    folder = Path(source).expanduser()
-    named = str(source)
-    if folder.is_dir():
+    device, dtype, named = _device(device), dtype or "float32", str(source)
+    try:
+        folder = Path(source).expanduser()
+        there = folder.exists()
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"The model {named} cannot be looked at: {getattr(error, 'strerror', None) or error}."
+        ) from error
+    planted = named == "planted" or named.startswith("planted-")
+    if (there or planted) and (revision, checkpoint) != (None, None):
+        raise InputError(f"revision and checkpoint are for hub models; {named} is {'local' if there else 'made here'}.")
+    if there:
         return _from_folder(folder, named, device=device, dtype=dtype)
-    if folder.is_file():
-        raise InputError(f"{named} is a file; give the folder that holds its config.json.")
-    if named == "planted" or named.startswith("planted-"):
-        from inductionlens.models.planted import planted
+    if planted:
+        from inductionlens.models.planted import planted as plant
+        from inductionlens.models.processing import cast
 
-        return planted(named.removeprefix("planted").removeprefix("-") or "induction").to(device, print_details=False)
+        kind = named.removeprefix("planted").removeprefix("-") or "induction"
+        return cast(plant(kind), dtype, named).to(device, print_details=False)
     if named.startswith((".", "/", "~")):
         raise InputError(f"There is no folder {named}.")
     from inductionlens.models.pretrained import load_hub
@@ -63,10 +75,12 @@ def _device(device: str | None) -> str:
 
 
 def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
+    if folder.is_file():
+        raise InputError(f"{named} is a file; give the folder that holds its config.json.")
     path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"The folder {named} has no config.json, so it holds no model.")
     try:
+        if not path.is_file():
+            raise InputError(f"The folder {named} has no config.json, so it holds no model.")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not readable JSON: {error}.") from error

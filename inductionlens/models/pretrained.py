@@ -5,6 +5,7 @@ import difflib
 import json
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.activations import Attention, run_reduced
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build, check_finite, lens, quiet
+from inductionlens.models.processing import build, cast, centre_unembedding, check_finite, lens, quiet
 
 OFFLINE_WAYS = (
     "offline, give a folder saved by save_pretrained, fill the Hugging Face cache beforehand, or try 'planted'"
@@ -37,25 +39,59 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     with quiet():
         try:
             hf_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise InputError(f"{folder}/config.json cannot be used: {_first_line(error)}.") from error
+        try:
             hf_model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=hf_config,
                 local_files_only=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
+                attn_implementation="eager",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
         except Exception as error:
             raise InputError(_loading_trouble(folder, error)) from error
     _check_report(folder, report)
+    check_finite(hf_model, str(folder))
     tokenizer = _tokenizer(folder)
     # Read before TransformerLens, which gives a tokenizer without BOS its EOS for one, in place.
     bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)
-    model = _convert(folder, hf_model, tokenizer, device=device, dtype=dtype)
-    check_finite(model, str(folder))
+    model = _convert(folder, hf_model, tokenizer, device=device)
+    _check_same(folder, hf_model, model)
+    del hf_model
+    model = cast(model, dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "folder", bos=bos)
     return model
+
+
+def _check_same(folder: Path, hf_model: Any, model: Model) -> None:
+    """Refuse a conversion that computes other attention than Hugging Face does.
+
+    Configs can hold settings that a conversion does not know, and would silently leave out: rotary scaling, sliding
+    windows, biases. One forward pass of each on the same tokens tells.
+
+    Raises:
+        InputError: some attention differs by more than 0.001.
+    """
+    length = min(model.cfg.n_ctx, 512)
+    tokens = (torch.arange(length)[None] * 7 + 1) % model.cfg.d_vocab
+    worst = 0.0
+    with torch.no_grad():
+        expected = hf_model(tokens, output_attentions=True, use_cache=False).attentions
+
+    def compare(layer: Attention) -> None:
+        nonlocal worst
+        worst = max(worst, float((layer.pattern.cpu() - expected[layer.layer]).abs().max()))
+
+    run_reduced(model, tokens, compare)
+    if not worst <= 1e-3:
+        raise InputError(
+            f"TransformerLens does not compute the {hf_model.config.model_type} model in {folder} as Hugging Face "
+            f"does (attention differs by up to {worst:.2g}): its config has settings that are not supported."
+        )
 
 
 def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device: str | None, dtype: str) -> Model:
@@ -77,22 +113,29 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
         extra = {} if revision is None else {"revision": revision}
         try:
             model = lens().HookedTransformer.from_pretrained(
-                name, checkpoint_value=checkpoint, device=device, dtype=dtype, **extra
+                name, checkpoint_value=checkpoint, device=device, dtype="float32", center_unembed=False, **extra
             )
+            bos = _hub_bos(model)
         except (OSError, ConnectionError) as error:
+            way_out = "check the revision or checkpoint, or " if revision or checkpoint is not None else ""
             raise InputError(
-                f"{name} could not be fetched from the hub ({_first_line(error)}); {OFFLINE_WAYS}."
+                f"{name} could not be fetched from the hub ({_first_line(error)}); {way_out}{OFFLINE_WAYS}."
             ) from error
         except Exception as error:
             raise InputError(f"{name} could not be loaded: {_first_line(error)}.") from error
-    model = model.eval().requires_grad_(False)
     check_finite(model, name)
-    tokenizer = model.tokenizer
-    # TransformerLens has put EOS for a BOS that the tokenizer's own settings leave out.
-    named = tokenizer is not None and tokenizer.init_kwargs.get("bos_token", "") is not None
-    bos = tokenizer.bos_token_id if named else None
+    model = cast(centre_unembedding(model).eval().requires_grad_(False), dtype, name)
     model.inductionlens_origin = Origin(name, "hub", revision, checkpoint, bos)
     return model
+
+
+def _hub_bos(model: Model) -> int | None:
+    """The BOS id of the hub's own tokenizer; TransformerLens has put EOS in the place of a BOS that is not there."""
+    from transformers import AutoTokenizer
+
+    if model.tokenizer is None:
+        return None
+    return AutoTokenizer.from_pretrained(model.cfg.tokenizer_name, trust_remote_code=False).bos_token_id
 
 
 @contextlib.contextmanager
@@ -102,7 +145,8 @@ def _offline_if_unreachable() -> Iterator[None]:
 
     before = constants.HF_HUB_OFFLINE
     try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        if not urllib.request.getproxies():  # a proxy would resolve the name for us
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     except OSError:
         constants.HF_HUB_OFFLINE = True
     try:
@@ -111,7 +155,7 @@ def _offline_if_unreachable() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None, dtype: str) -> Model:
+def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None) -> Model:
     """Hand a Hugging Face model's weights to TransformerLens.
 
     TransformerLens guesses the architecture from the path before it reads the config, and reads ``n_ctx``, which
@@ -120,7 +164,9 @@ def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None,
     from transformer_lens import loading_from_pretrained as loading
 
     config = hf_model.config
-    with quiet(), tempfile.TemporaryDirectory(prefix="config-") as neutral:
+    places = (tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.home()))
+    place = next((p for p in places if not any(name in p.lower() for name in ("llama", "gemma"))), None)
+    with quiet(), tempfile.TemporaryDirectory(prefix="config-", dir=place) as neutral:
         plain = config.to_dict()
         plain["architectures"] = [type(hf_model).__name__]
         if hasattr(config, "n_positions"):
@@ -132,7 +178,6 @@ def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None,
             state = loading.get_pretrained_state_dict(neutral, cfg, hf_model=hf_model)
             cfg.tokenizer_name = None
             cfg.model_name = folder.resolve().name
-            cfg.dtype = getattr(torch, dtype)
             return build(cfg, state, tokenizer)
         except InputError:
             raise
@@ -144,12 +189,14 @@ def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None,
 
 def _check_causal(folder: Path, config: dict[str, Any]) -> None:
     kind, names = config.get("model_type"), config.get("architectures") or []
-    if kind is None:
+    if not isinstance(kind, str):
         raise InputError(f"{folder}/config.json names no model_type, so no one can tell what model this is.")
-    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    if (names and (not causal or config.get("is_encoder_decoder"))) or (
-        not names and kind in ("bert", "roberta", "t5")
-    ):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"architectures in {folder}/config.json must be a list of names; got {names!r}.")
+    # A bare "...Model" is a save without a head of its own: the embeddings are then tied or found missing.
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel", "Model")) for name in names) or not names
+    encoder = kind in ("bert", "roberta", "albert", "distilbert", "electra", "deberta", "deberta-v2", "t5", "bart")
+    if encoder or not causal or config.get("is_encoder_decoder"):
         raise InputError(
             f"The model in {folder} is {(names or [kind])[0]}, which does not predict the next token from earlier "
             "ones; induction heads are looked for in causal language models such as GPT-2."
@@ -181,11 +228,17 @@ def _check_report(folder: Path, report: Any) -> None:
             f"The weights in {folder} contradict config.json: {name} is {_shape(found)} and should be "
             f"{_shape(expected)}."
         )
-    missing = sorted(report.get("missing_keys") or ())
+    missing, unexpected = (sorted(report.get(kind) or ()) for kind in ("missing_keys", "unexpected_keys"))
     if missing:
+        raise InputError(f"The weights in {folder} are incomplete: {_and_more(missing)} missing.")
+    if unexpected:
         raise InputError(
-            f"The weights in {folder} are incomplete: {missing[0]} and {len(missing) - 1} more are missing."
+            f"The weights in {folder} contradict config.json: it has no place for {_and_more(unexpected)}."
         )
+
+
+def _and_more(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -3,16 +3,22 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build, check_finite, lens, quiet
+from inductionlens.models.processing import build, cast, check_finite, lens, quiet
 
 FORMAT = "inductionlens-toy"
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "normalization_type": ("LN", "RMS", None),
+    "positional_embedding_type": ("standard", "rotary", "shortformer"),
+    "act_fn": ("gelu", "gelu_new", "relu", "silu"),
+    "use_attn_scale": (True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,10 @@ class ToyConfig:
     d_mlp: int | None = None
     """Width of the MLPs; None for an attention-only model."""
     act_fn: str = "gelu"
-    normalization_type: Literal["LN", "RMS"] | None = "LN"
-    positional_embedding_type: Literal["standard", "rotary", "shortformer"] = "standard"
+    normalization_type: str | None = "LN"
+    """``LN``, ``RMS`` or None."""
+    positional_embedding_type: str = "standard"
+    """``standard``, ``rotary`` or ``shortformer``."""
     use_attn_scale: bool = True
     """Whether attention scores are divided by sqrt(d_head)."""
     bos: int | None = 0
@@ -40,6 +48,14 @@ class ToyConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        if self.d_mlp is not None and (not isinstance(self.d_mlp, int) or self.d_mlp < 1):
+            raise InputError(f"d_mlp must be a whole number of at least 1, or null for none; got {self.d_mlp!r}.")
+        if self.bos is not None and not (isinstance(self.bos, int) and 0 <= self.bos < self.d_vocab):
+            raise InputError(f"bos must be an id below d_vocab {self.d_vocab}, or null for none; got {self.bos!r}.")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                told = ", ".join("null" if choice is None else str(choice) for choice in known)
+                raise InputError(f"{name} must be one of {told}; got {getattr(self, name)!r}.")
 
 
 def _lens_config(config: ToyConfig, seed: int | None = None, device: str | None = None) -> Any:
@@ -75,11 +91,14 @@ def save_toy(model: Model, folder: str | Path) -> None:
     """Write a toy made by `new_toy` as ``config.json`` and ``model.safetensors``, weights as they are."""
     from safetensors.torch import save_file
 
+    config = getattr(model, "inductionlens_config", None)
+    if config is None or model.cfg.normalization_type in ("LNPre", "RMSPre"):
+        raise InputError("Only toys made by new_toy, their norms not folded, can be saved as toys.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
     save_file(weights, folder / "model.safetensors")
-    text = json.dumps({"format": FORMAT, "version": 1, "model": asdict(model.inductionlens_config)}, indent=2)
+    text = json.dumps({"format": FORMAT, "version": 1, "model": asdict(config)}, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -116,9 +135,9 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
                 f"The weights {path} contradict config.json: {name} should be {_shape(expected.get(name))} "
                 f"and is {_shape(found.get(name))}."
             )
-    cfg.dtype = getattr(torch, dtype)
     model = build(cfg, {name: weight.float() for name, weight in weights.items()})
     check_finite(model, str(folder))
+    model = cast(model, dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "toy", bos=shape.bos)
     return model
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.processing import lens
 
@@ -13,18 +14,28 @@ def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_mod
     return model.blocks[layer].attn.W_O.detach()
 
 
-def unembedding_mean(model: Model) -> Float[Tensor, " d_model"]:
-    """The mean column of W_U over the vocabulary, what centring takes away."""
-    return model.W_U.detach().mean(dim=-1, dtype=torch.float32)
-
-
 def unembedding_columns(
     model: Model, tokens: Int[Tensor, "batch pos"], *, centred: bool = True
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The columns of W_U of ``tokens``, minus the vocabulary's mean column if ``centred``; float32."""
+    """The columns of W_U of ``tokens``, minus the vocabulary's mean column if ``centred``; float32.
+
+    Models are centred on loading: uncentred columns get back the mean column that was taken away then.
+
+    Raises:
+        InputError: uncentred columns of a model that came centred, whose mean column nobody knows.
+    """
     weights = model.W_U.detach()
     columns = weights[:, tokens.to(weights.device)].permute(1, 2, 0).float()
-    return columns - unembedding_mean(model) if centred else columns
+    mean = weights.mean(dim=-1, dtype=torch.float32)
+    if centred:
+        return columns - mean
+    taken = getattr(model, "inductionlens_unembed_mean", None)
+    if taken is None:
+        raise InputError(
+            "logit_recipe='mcdougall' needs W_U as it was before centring, and this model object came centred; "
+            "load it by name or folder."
+        )
+    return columns - mean + taken.to(columns.device)
 
 
 def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:

@@ -111,7 +111,10 @@ def weigh(target: Bool[Tensor, "batch query key"], reduce: str = "sum") -> Entri
         InputError: an unknown ``reduce``, or a sequence in which no query has a target.
     """
     if reduce not in ("sum", "last", "first", "entry_mean"):
-        raise InputError(f"reduce must be one of {', '.join(REDUCTIONS)}; got {reduce!r}.")
+        raise InputError(
+            f"reduce must be one of sum, last, first, entry_mean; got {reduce!r}. (A diagonal is a target of its own: "
+            "fixed_distance.)"
+        )
     nothing = (~target.flatten(1).any(1)).nonzero()
     if len(nothing):
         raise InputError(

@@ -72,11 +72,14 @@ def _with_interval(score: str, part: Samples, seed: int) -> dict[str, np.ndarray
 
 
 def _offset_peak(samples: Mapping[str, Samples]) -> tuple[np.ndarray, Samples]:
-    """The offset that gets most attention, per head, and the attention it gets per sequence."""
+    """The offset with most attention, per head, and the attention it gets per sequence; NaN where none gets any."""
     offsets = [offset for offset in OFFSETS if f"offset {offset:+d}" in samples]
     profile = np.stack([samples[f"offset {offset:+d}"].numerator for offset in offsets])
-    best = profile.mean(-1).argmax(0)
-    return np.array(offsets)[best], Samples(np.take_along_axis(profile, best[None, ..., None], 0)[0])
+    means = np.nan_to_num(profile.mean(-1), nan=-1.0)
+    best = means.argmax(0)
+    peak = np.where(means.max(0) > 0, np.array(offsets, dtype=float)[best], np.nan)
+    values = np.take_along_axis(profile, best[None, ..., None], 0)[0]
+    return peak, Samples(np.where(np.isfinite(peak)[..., None], values, np.nan))
 
 
 def per_sequence(samples: Mapping[str, Samples]) -> dict[str, np.ndarray]:

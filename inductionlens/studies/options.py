@@ -46,9 +46,15 @@ class ScanOptions:
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("period", 3), ("repeats", 2), ("logit_period", 3), ("batch_size", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if name == "batch_size" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{name} must be a whole number; got {value!r}.")
+            if value < least:
                 raise InputError(f"{name} must be at least {least}; got {value}.")
-        if not 0 <= self.seed < 2**63:
+        if not isinstance(self.bos, int):
+            raise InputError(f"bos must be True, False or a token id; got {self.bos!r}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise InputError(f"seed must lie between 0 and 2^63 - 1; got {self.seed}.")
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold must lie above 0 and at most at 1; got {self.threshold}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from inductionlens.models import Model
 from inductionlens.models.origin import origin_of
-from inductionlens.models.processing import PROCESSING
+from inductionlens.models.processing import processing_of
 from inductionlens.probes import TRIM
 from inductionlens.studies.options import ScanOptions
 from inductionlens.studies.stimuli import ScanProbes
@@ -32,7 +32,7 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
             "dtype": str(cfg.dtype).removeprefix("torch."),
             "device": next(model.parameters()).device.type,
             "attention": "eager",
-            "processing": PROCESSING,
+            "processing": processing_of(model),
         },
         "options": asdict(options),
         "probes": {
@@ -46,7 +46,7 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
         "variants": {
             "prefix_matching": options.reduce + (", value-weighted" if options.value_weighted else ""),
             "copying": f"contrast, pooled, source {options.copying_source}",
-            "induction_logit": "logits not centred" if mcdougall else "logits centred",
+            "induction_logit": "logits not centred, W_U's mean column put back" if mcdougall else "logits centred",
         },
         "behaviour": behaviour,
         "python": platform.python_version(),

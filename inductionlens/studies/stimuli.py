@@ -75,6 +75,12 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
                 f"The model's context of {context} tokens is too short for {start + length * repeats} "
                 f"({'BOS + ' if start else ''}{length} x {repeats}); {way_out}."
             )
+    for length, name in ((options.period, "period"), (options.logit_period, "logit_period")):
+        if length > len(pool):
+            raise InputError(
+                f"The vocabulary is too small: {name} is {length}, and {len(pool)} ids may be drawn; "
+                f"{name}={len(pool)} fits."
+            )
     common = {"bos": bos, "seed": options.seed}
     mcdougall = options.logit_recipe == "mcdougall"
     # The plainest probe first: its complaints are the plainest.
