@@ -301,6 +301,8 @@ def why(
     rows = (
         [table[name] for name in head] if head else [row for _, row in table.table.iterrows() if row["kind"] != "none"]
     )
+    if not rows:
+        print("No head of this table is of a kind; name one with --head to see what speaks against it.")
     for row in rows:
         print(f"{row['layer']}.{row['head']} {row['kind']}: {row['why']}")
 

@@ -134,6 +134,13 @@ def test_why_tells_what_verdicts_rest_on(tmp_path):
     assert (code, err) == (2, "inductionlens: There is no head 1.9: the model has 2 layers of 3 heads.\n")
 
 
+def test_why_says_so_where_no_head_is_of_a_kind(tmp_path):
+    run("scan", "planted-idle", "--sequences", 2, "--out", tmp_path / "scores.csv", "-q")
+    code, printed, _ = run("why", tmp_path / "scores.csv")
+    assert (code, len(printed.splitlines())) == (0, 1)
+    assert "No head of this table is of a kind" in printed
+
+
 def test_columns_explains_each_one():
     code, printed, _ = run("columns")
     assert code == 0
@@ -156,7 +163,7 @@ BAD = [
     ("scan planted --seed -1", "seed must lie between 0 and 2^63 - 1; got -1"),
     ("scan planted --threshold 0", "threshold must lie above 0 and at most at 1; got 0.0"),
     ("scan planted --threshold nan", "threshold must lie above 0 and at most at 1; got nan"),
-    ("scan planted --period 60", "period=47 fits"),
+    ("scan planted --period 60", "period=46 fits"),
     ("scan planted --reduce mean", "reduce must be one of sum, last, first, entry_mean, diagonal; got 'mean'"),
     ("scan planted --copying-source z", "copying_source must be one of value, head_output; got 'z'"),
     ("scan planted --logit-recipe x", "logit_recipe must be one of default, mcdougall; got 'x'"),

@@ -353,6 +353,10 @@ def test_missing_folders_and_files_in_place_of_folders(tmp_path):
     with refused(r"There is no folder \./nowhere"):
         il.load_model("./nowhere")
     (tmp_path / "weights.bin").touch()
+    (tmp_path / "tiny-gpt2").mkdir()
+    (tmp_path / "tiny-gpt2" / "config.json").touch()
+    with refused("There is no folder .*tiny-gtp2; the nearest is .*tiny-gpt2"):
+        il.load_model(tmp_path / "tiny-gtp2")
     with refused("is a file; give the folder that holds its"):
         il.load_model(tmp_path / "weights.bin")
     with refused("has no config.json, so it holds no model"):
@@ -486,12 +490,12 @@ def test_a_context_too_short_says_what_fits(tmp_path):
     config = il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=60, n_ctx=64)
     il.save_toy(il.new_toy(config), tmp_path / "toy")
     model = il.load_model(tmp_path / "toy")
-    with refused(r"context of 64 tokens is too short for 101 \(BOS \+ 25 x 4\); period=15 fits"):
+    with refused(r"context of 64 tokens is too short for 101 \(BOS \+ 25 x 4\); period=14 fits"):
         il.scan(model)
     with refused(r"leaves no room for gaps between 4 blocks of 15; use a smaller period, or .*--no-controls"):
         il.scan(model, period=15, sequences=2)
     assert len(il.scan(model, period=15, sequences=2, controls=False)) == 2
-    assert len(il.scan(model, period=10, sequences=2)) == 2
+    assert len(il.scan(model, period=14, sequences=2)) == 2
     with refused(r"too short for 81 \(BOS \+ 40 x 2\); logit_period=31 fits"):
         il.scan(model, period=10, logit_period=40)
 

@@ -195,6 +195,15 @@ def test_windows_start_with_one_bos_and_the_seed_orders_the_texts():
     assert corpus.text_windows(texts, encode, windows=2, length=10, bos=None, seed=1).min() > 0
 
 
+def test_one_long_text_gives_a_window_from_each_of_its_pieces():
+    """Pieces of 16 characters a token: window n starts where piece n starts."""
+    text = "".join(chr(33 + place // 144) for place in range(144 * 6))
+    rows = corpus.text_windows(
+        [corpus.Text("book", text)], lambda piece: [ord(c) for c in piece], windows=6, length=10, bos=0, seed=0
+    )
+    assert rows[:, 1].tolist() == [33 + piece for piece in range(6)]
+
+
 # Training rows and training.
 def test_pasted_segments_repeat_at_uneven_distances_and_leave_bos_alone():
     rows = torch.zeros(4, 200, dtype=torch.long)

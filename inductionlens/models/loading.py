@@ -57,9 +57,11 @@ def load_model(
 
         kind = named.removeprefix("planted").removeprefix("-") or "induction"
         return cast(plant(kind), dtype, named).to(device, print_details=False)
+    from inductionlens.models.pretrained import load_hub, siblings
+
     if named.startswith((".", "/", "~")):
-        raise InputError(f"There is no folder {named}.")
-    from inductionlens.models.pretrained import load_hub
+        near = siblings(named)
+        raise InputError(f"There is no folder {named}{'; the nearest is ' + near[0] if near else ''}.")
 
     return load_hub(named, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
 

@@ -261,12 +261,18 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _unknown(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    parent = Path(name).parent
-    if parent.is_dir():
+def siblings(name: str) -> list[str]:
+    """Model folders beside a folder that is not there, the most alike first."""
+    try:
+        parent = Path(name).expanduser().parent
         folders = [str(parent / path.name) for path in parent.iterdir() if (path / "config.json").is_file()]
-        near = difflib.get_close_matches(name, folders, n=3, cutoff=0.6) + near
+    except (OSError, RuntimeError):
+        return []
+    return difflib.get_close_matches(name, folders, n=3, cutoff=0.6)
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    near = siblings(name) + difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     offer = f"the nearest names are {', '.join(near[:4])}" if near else "its hub models are named in its documentation"
     return f"There is no folder {name} and no model of that name that TransformerLens knows; {offer}."
 

@@ -69,7 +69,9 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
         (options.logit_period, 2, "logit_period"),
     ):
         if start + length * repeats > context:
-            fits = (context - start) // repeats
+            # Controls need gaps of at least 2 tokens between the blocks.
+            gaps = 2 * (repeats - 1) if options.controls and name == "period" else 0
+            fits = (context - start - gaps) // repeats
             way_out = f"{name}={fits} fits" if fits >= 3 else "no probe fits so short a context"
             raise InputError(
                 f"The model's context of {context} tokens is too short for {start + length * repeats} "
