@@ -16,6 +16,13 @@ import torch
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.activations import Attention, run_reduced
+from inductionlens.models.folder_checks import (
+    check_causal,
+    check_report,
+    check_weights_file,
+    first_line,
+    loading_trouble,
+)
 from inductionlens.models.origin import Origin
 from inductionlens.models.processing import build, cast, centre_unembedding, check_finite, lens, quiet
 
@@ -34,13 +41,13 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     lens()
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    _check_causal(folder, config)
-    _check_weights_file(folder)
+    check_causal(folder, config)
+    check_weights_file(folder)
     with quiet():
         try:
             hf_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            raise InputError(f"{folder}/config.json cannot be used: {_first_line(error)}.") from error
+            raise InputError(f"{folder}/config.json cannot be used: {first_line(error)}.") from error
         try:
             hf_model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -53,8 +60,8 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
                 ignore_mismatched_sizes=True,
             )
         except Exception as error:
-            raise InputError(_loading_trouble(folder, error)) from error
-    _check_report(folder, report)
+            raise InputError(loading_trouble(folder, error)) from error
+    check_report(folder, report)
     check_finite(hf_model, str(folder))
     tokenizer = _tokenizer(folder)
     # Read before TransformerLens, which gives a tokenizer without BOS its EOS for one, in place.
@@ -119,10 +126,10 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
         except (OSError, ConnectionError) as error:
             way_out = "check the revision or checkpoint, or " if revision or checkpoint is not None else ""
             raise InputError(
-                f"{name} could not be fetched from the hub ({_first_line(error)}); {way_out}{OFFLINE_WAYS}."
+                f"{name} could not be fetched from the hub ({first_line(error)}); {way_out}{OFFLINE_WAYS}."
             ) from error
         except Exception as error:
-            raise InputError(f"{name} could not be loaded: {_first_line(error)}.") from error
+            raise InputError(f"{name} could not be loaded: {first_line(error)}.") from error
     check_finite(model, name)
     model = cast(centre_unembedding(model).eval().requires_grad_(False), dtype, name)
     model.inductionlens_origin = Origin(name, "hub", revision, checkpoint, bos)
@@ -183,62 +190,8 @@ def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None)
             raise
         except Exception as error:
             raise InputError(
-                f"TransformerLens cannot take the {config.model_type} model in {folder}: {_first_line(error)}."
+                f"TransformerLens cannot take the {config.model_type} model in {folder}: {first_line(error)}."
             ) from error
-
-
-def _check_causal(folder: Path, config: dict[str, Any]) -> None:
-    kind, names = config.get("model_type"), config.get("architectures") or []
-    if not isinstance(kind, str):
-        raise InputError(f"{folder}/config.json names no model_type, so no one can tell what model this is.")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"architectures in {folder}/config.json must be a list of names; got {names!r}.")
-    # A bare "...Model" is a save without a head of its own: the embeddings are then tied or found missing.
-    causal = any(name.endswith(("ForCausalLM", "LMHeadModel", "Model")) for name in names) or not names
-    encoder = kind in ("bert", "roberta", "albert", "distilbert", "electra", "deberta", "deberta-v2", "t5", "bart")
-    if encoder or not causal or config.get("is_encoder_decoder"):
-        raise InputError(
-            f"The model in {folder} is {(names or [kind])[0]}, which does not predict the next token from earlier "
-            "ones; induction heads are looked for in causal language models such as GPT-2."
-        )
-
-
-def _check_weights_file(folder: Path) -> None:
-    patterns = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
-    if not any(list(folder.glob(pattern)) for pattern in patterns):
-        raise InputError(f"The folder {folder} has a config.json but no weights (model.safetensors).")
-
-
-def _loading_trouble(folder: Path, error: Exception) -> str:
-    kind = type(error).__name__
-    if kind == "UnpicklingError" or "weights_only" in str(error).lower() or "unpickling" in str(error).lower():
-        return (
-            f"The pickled weights in {folder} hold more than tensors, or are broken; weights are data here and no "
-            "code is run for them: save them as safetensors."
-        )
-    return f"The weights in {folder} are truncated, corrupted or of an unknown kind: {kind}: {_first_line(error)}."
-
-
-def _check_report(folder: Path, report: Any) -> None:
-    report = report if isinstance(report, dict) else vars(report)
-    mismatched = list(report.get("mismatched_keys") or ())
-    if mismatched:
-        name, found, expected = ([*list(mismatched[0]), None, None])[:3]
-        raise InputError(
-            f"The weights in {folder} contradict config.json: {name} is {_shape(found)} and should be "
-            f"{_shape(expected)}."
-        )
-    missing, unexpected = (sorted(report.get(kind) or ()) for kind in ("missing_keys", "unexpected_keys"))
-    if missing:
-        raise InputError(f"The weights in {folder} are incomplete: {_and_more(missing)} missing.")
-    if unexpected:
-        raise InputError(
-            f"The weights in {folder} contradict config.json: it has no place for {_and_more(unexpected)}."
-        )
-
-
-def _and_more(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -252,7 +205,7 @@ def _tokenizer(folder: Path) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            raise InputError(f"The tokenizer in {folder} could not be read: {_first_line(error)}.") from error
+            raise InputError(f"The tokenizer in {folder} could not be read: {first_line(error)}.") from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) == 0:
         raise InputError(
             f"The tokenizer in {folder} has no tokens; put its tokenizer.json there, or remove its other files to "
@@ -275,11 +228,3 @@ def _unknown(name: str, known: set[str]) -> str:
     near = siblings(name) + difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     offer = f"the nearest names are {', '.join(near[:4])}" if near else "its hub models are named in its documentation"
     return f"There is no folder {name} and no model of that name that TransformerLens knows; {offer}."
-
-
-def _shape(shape: Any) -> str:
-    return " x ".join(map(str, shape)) if shape is not None else "of another shape"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

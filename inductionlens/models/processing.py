@@ -115,7 +115,8 @@ def _capped(model: Model) -> bool:
 
 def processing_of(model: Model) -> str:
     """What was done to a model's weights on entry, in words for the record."""
-    norms = "no norms" if model.cfg.normalization_type is None else "norms folded, writing weights centred"
+    known = {None: "no norms", "LNPre": "norms folded, writing weights centred"}
+    norms = known.get(model.cfg.normalization_type, "norms folded")
     unembed = "W_U not centred (its logits have a soft cap)" if _capped(model) else "W_U centred"
     return f"{norms}, {unembed}, value biases folded"
 

@@ -1,0 +1,73 @@
+"""What a model folder must hold to be read."""
+
+from pathlib import Path
+from typing import Any
+
+from inductionlens.errors import InputError
+
+
+def check_causal(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a config of a model that does not predict the next token, or of none at all."""
+    kind, names = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(kind, str):
+        raise InputError(f"{folder}/config.json names no model_type, so no one can tell what model this is.")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"architectures in {folder}/config.json must be a list of names; got {names!r}.")
+    # A bare "...Model" is a save without a head of its own: the embeddings are then tied or found missing.
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel", "Model")) for name in names) or not names
+    encoder = kind in ("bert", "roberta", "albert", "distilbert", "electra", "deberta", "deberta-v2", "t5", "bart")
+    if encoder or not causal or config.get("is_encoder_decoder"):
+        raise InputError(
+            f"The model in {folder} is {(names or [kind])[0]}, which does not predict the next token from earlier "
+            "ones; induction heads are looked for in causal language models such as GPT-2."
+        )
+
+
+def check_weights_file(folder: Path) -> None:
+    """Refuse a folder without any weights."""
+    patterns = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+    if not any(list(folder.glob(pattern)) for pattern in patterns):
+        raise InputError(f"The folder {folder} has a config.json but no weights (model.safetensors).")
+
+
+def loading_trouble(folder: Path, error: Exception) -> str:
+    """What an error of Hugging Face's loader means, in one sentence."""
+    kind = type(error).__name__
+    if kind == "UnpicklingError" or "weights_only" in str(error).lower() or "unpickling" in str(error).lower():
+        return (
+            f"The pickled weights in {folder} hold more than tensors, or are broken; weights are data here and no "
+            "code is run for them: save them as safetensors."
+        )
+    return f"The weights in {folder} are truncated, corrupted or of an unknown kind: {kind}: {first_line(error)}."
+
+
+def check_report(folder: Path, report: Any) -> None:
+    """Refuse weights that are of other shapes than the config says, missing, or without a place in it."""
+    report = report if isinstance(report, dict) else vars(report)
+    mismatched = list(report.get("mismatched_keys") or ())
+    if mismatched:
+        name, found, expected = ([*list(mismatched[0]), None, None])[:3]
+        raise InputError(
+            f"The weights in {folder} contradict config.json: {name} is {_shape(found)} and should be "
+            f"{_shape(expected)}."
+        )
+    missing, unexpected = (sorted(report.get(kind) or ()) for kind in ("missing_keys", "unexpected_keys"))
+    if missing:
+        raise InputError(f"The weights in {folder} are incomplete: {_and_more(missing)} missing.")
+    if unexpected:
+        raise InputError(
+            f"The weights in {folder} contradict config.json: it has no place for {_and_more(unexpected)}."
+        )
+
+
+def _and_more(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape)) if shape is not None else "of another shape"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for a sentence of our own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
