@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import inductionlens as il
+from inductionlens.models.named_weights import named_weights
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def random_toy(toy_config, tmp_path_factory):
     model = il.new_toy(toy_config, seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in named_weights(model).items():
             weight.add_(torch.randn(weight.shape, generator=generator) * (0.3 if "b" in name else 0.15))
     folder = tmp_path_factory.mktemp("toy") / "random"
     il.save_toy(model, folder)

@@ -10,10 +10,13 @@ from benchmarks.false_verdicts import random_scans
 import inductionlens as il
 from inductionlens import InputError
 from inductionlens.controls import measure_fresh, measure_gapped
+from inductionlens.measure import attention_targets, measure_attention
+from inductionlens.models.named_weights import named_weights
 from inductionlens.models.untrained import untrained_twin
 from inductionlens.nulls import DRAWS, false_discovery, p_values
 from inductionlens.probes import fresh_tokens, gap_that_fits, gapped_tokens
 from inductionlens.scores import attention
+from inductionlens.studies.stimuli import make_probes
 
 POOL = torch.arange(1, 400)
 
@@ -209,12 +212,12 @@ def test_q_controls_the_false_discovery_rate_by_benjamini_and_hochberg():
 
 # The untrained twin.
 def test_an_untrained_twin_has_the_shape_and_nothing_else(random_toy):
-    before = {name: weight.clone() for name, weight in random_toy.named_parameters()}
+    before = {name: weight.clone() for name, weight in named_weights(random_toy).items()}
     twin, again = untrained_twin(random_toy, seed=1), untrained_twin(random_toy, seed=1)
-    for name, weight in twin.named_parameters():
+    for name, weight in named_weights(twin).items():
         assert weight.shape == before[name].shape
-        assert torch.equal(random_toy.get_parameter(name), before[name])
-        assert torch.equal(weight, again.get_parameter(name))
+        assert torch.equal(named_weights(random_toy)[name], before[name])
+        assert torch.equal(weight, named_weights(again)[name])
         if "W_" in name:
             assert float(weight.std()) == pytest.approx(0.8 / 24**0.5, rel=0.15)
             assert not torch.equal(weight, before[name])
@@ -224,10 +227,13 @@ def test_an_untrained_twin_has_the_shape_and_nothing_else(random_toy):
 def test_the_untrained_column_is_the_largest_of_the_twins_heads(random_toy):
     scores = il.scan(random_toy, sequences=3, period=8, logit_period=8, seed=4)
     twin = untrained_twin(random_toy, seed=4)
-    alone = il.scan(twin, sequences=3, period=8, logit_period=8, seed=4, controls=False, bos=0).table
+    options = il.ScanOptions(sequences=3, period=8, logit_period=8, seed=4)
+    rows = make_probes(random_toy, options).repeated
+    alone, _ = measure_attention(twin, rows, attention_targets(rows))
+    largest = alone["prefix_matching"].value().max()
     column = scores.table["prefix_matching_untrained"]
     assert column.nunique() == 1
-    assert column[0] == pytest.approx(alone["prefix_matching"].max(), abs=1e-6)
+    assert column[0] == pytest.approx(float(largest), abs=1e-6)
 
 
 # Verdicts.

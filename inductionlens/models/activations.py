@@ -1,14 +1,16 @@
 """One forward pass, reduced layer by layer."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
+from inductionlens.models.lens import is_bridge
 
 
 class Attention(NamedTuple):
@@ -60,10 +62,19 @@ def run_reduced(
                 v = v.repeat_interleave(cfg.n_heads // v.shape[2], dim=2)
             pattern = tensor if not mixed else held.pop("pattern")
             if half:
-                pattern = pattern.float().softmax(-1)
+                pattern = _softmaxed(pattern)
             reduce(Attention(layer, pattern, v, tensor if mixed else None))
 
         return hook
+
+    def drop_kept_pattern(layer: int) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            model.blocks[layer].attn._pattern = None
+
+        return hook
+
+    def only_last_position(tensor: Tensor, hook: object) -> Tensor:
+        return tensor[:, -1:]
 
     # A half-precision model rounds its pattern; its scores are softmaxed here in float32 instead.
     half = cfg.dtype in (torch.float16, torch.bfloat16) and not getattr(cfg, "use_attention_sinks", False)
@@ -80,11 +91,26 @@ def run_reduced(
     hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
     if normed:
         hooks.append(("ln_final.hook_scale", keep("scale")))
+    how: dict[str, Any] = {}
+    if is_bridge(model):
+        # A bridge keeps every layer's pattern until its next run, and unembeds whatever the caller asks for.
+        keeping = [layer for layer in range(cfg.n_layers) if hasattr(model.blocks[layer].attn, "_pattern")]
+        hooks += [(f"blocks.{layer}.hook_attn_out", drop_kept_pattern(layer)) for layer in keeping]
+        accepted = inspect.signature(model.original_model.forward).parameters
+        how = {key: value for key, value in {"logits_to_keep": 1, "use_cache": False}.items() if key in accepted}
+        if not hasattr(model.original_model, "config"):
+            hooks.append(("ln_final.hook_out", only_last_position))
     device = next(model.parameters()).device
     with torch.no_grad(), _nothing_is_padding(model):
-        model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks)
+        model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **how)
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
     return Final(held["last"], scale.float())
+
+
+def _softmaxed(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+    """Attention in float32 from scores, masked ones included; some bridges hand on the pattern in their place."""
+    given_as_pattern = scores.shape[-1] > 1 and not scores[:, :, 0, 1:].any()
+    return scores.float() if given_as_pattern else scores.float().softmax(-1)
 
 
 @contextlib.contextmanager

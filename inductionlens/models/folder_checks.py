@@ -1,5 +1,6 @@
 """What a model folder must hold to be read."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ def check_causal(folder: Path, config: dict[str, Any]) -> None:
         raise InputError(
             f"The model in {folder} is {(names or [kind])[0]}, which does not predict the next token from earlier "
             "ones; induction heads are looked for in causal language models such as GPT-2."
+        )
+
+
+def check_full_precision(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a quantised model: its packed weights can be run, but not folded, centred or read."""
+    packed = config.get("quantization_config")
+    if packed:
+        method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else packed
+        raise InputError(
+            f"The model in {folder} is quantised ({method}), and packed weights cannot be folded or read; save the "
+            "model dequantised, or load it in bfloat16 (dtype='bfloat16', --dtype bfloat16) from its full weights."
         )
 
 
@@ -71,3 +83,13 @@ def _shape(shape: Any) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, for a sentence of our own."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+
+
+def siblings(name: str) -> list[str]:
+    """Model folders beside a folder that is not there, the most alike first."""
+    try:
+        parent = Path(name).expanduser().parent
+        folders = [str(parent / path.name) for path in parent.iterdir() if (path / "config.json").is_file()]
+    except (OSError, RuntimeError):
+        return []
+    return difflib.get_close_matches(name, folders, n=3, cutoff=0.6)

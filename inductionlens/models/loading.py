@@ -57,7 +57,8 @@ def load_model(
 
         kind = named.removeprefix("planted").removeprefix("-") or "induction"
         return cast(plant(kind), dtype, named).to(device, print_details=False)
-    from inductionlens.models.pretrained import load_hub, siblings
+    from inductionlens.models.folder_checks import siblings
+    from inductionlens.models.hub import load_hub
 
     if named.startswith((".", "/", "~")):
         near = siblings(named)
@@ -98,9 +99,10 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 
 def _from_object(model: Model) -> Model:
-    from inductionlens.models.processing import check_finite, lens, processed
+    from inductionlens.models.lens import model_class
+    from inductionlens.models.processing import check_finite, processed
 
-    if not isinstance(model, lens().HookedTransformer):
+    if not isinstance(model, model_class()):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         raise InputError(f"A model is a hub name, a folder or a HookedTransformer; got {kind}.")
     origin: Origin = origin_of(model)

@@ -8,9 +8,10 @@ import torch
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.models import Model
+from inductionlens.models.named_weights import named_weights, write_weights
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build
-from inductionlens.models.toy import ToyConfig, _lens_config
+from inductionlens.models.processing import process
+from inductionlens.models.toy import ToyConfig, blank_toy
 
 # Attention scores: a match outweighs the resting place, which outweighs everything else. In float32 a match leaves
 # exactly 0 for the rest, and a resting head still leaves a trace (e^-40) from which copying can be read.
@@ -179,16 +180,16 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
         normalization_type=None,
         use_attn_scale=False,
     )
-    cfg = _lens_config(config)
-    model = build(cfg, None)
-    state = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    model = blank_toy(config)
+    state = {name: torch.zeros(weight.shape) for name, weight in named_weights(model).items()}
     _diagonal(state["embed.W_E"], range(d_vocab), space.token)
     _diagonal(state["pos_embed.W_pos"], range(n_ctx), space.position)
     _diagonal(state["unembed.W_U"], range(space.output, space.d_model), range(d_vocab), logit)
     for head, (_, write) in PLANTED[kind].items():
         matrices = (state[f"blocks.{head.layer}.attn.W_{letter}"][head.index] for letter in "QKVO")
         write(HeadWeights(*matrices), space)
-    model = build(cfg, state)
+    write_weights(model, state.items())
+    model = process(model)
     model.inductionlens_origin = Origin("planted" if kind == "induction" else f"planted-{kind}", "planted", bos=0)
     model.inductionlens_config = config
     return model

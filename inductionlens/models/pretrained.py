@@ -1,15 +1,10 @@
-"""Pretrained models, by hub name or local folder."""
+"""Models in a local folder that save_pretrained left."""
 
-import contextlib
-import difflib
 import json
-import socket
 import tempfile
-import urllib.request
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
@@ -18,17 +13,15 @@ from inductionlens.models import Model
 from inductionlens.models.activations import Attention, run_reduced
 from inductionlens.models.folder_checks import (
     check_causal,
+    check_full_precision,
     check_report,
     check_weights_file,
     first_line,
     loading_trouble,
 )
+from inductionlens.models.lens import has_hooked_transformer, lens, quiet
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build, cast, centre_unembedding, check_finite, lens, quiet
-
-OFFLINE_WAYS = (
-    "offline, give a folder saved by save_pretrained, fill the Hugging Face cache beforehand, or try 'planted'"
-)
+from inductionlens.models.processing import cast, check_finite, process
 
 
 def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dtype: str) -> Model:
@@ -42,6 +35,7 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_causal(folder, config)
+    check_full_precision(folder, config)
     check_weights_file(folder)
     with quiet():
         try:
@@ -66,15 +60,28 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     tokenizer = _tokenizer(folder)
     # Read before TransformerLens, which gives a tokenizer without BOS its EOS for one, in place.
     bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)
-    model = _convert(folder, hf_model, tokenizer, device=device)
-    _check_same(folder, hf_model, model)
-    del hf_model
+    tokens, expected = _own_attention(hf_model)  # read first: a TransformerBridge takes the model over
+    if has_hooked_transformer():
+        model = _hooked(folder, hf_model, tokenizer, device=device)
+    else:
+        model = _bridged(folder, hf_model, tokenizer, device=device)
+    _check_same(folder, model, tokens, expected)
+    del hf_model, expected
     model = cast(model, dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "folder", bos=bos)
     return model
 
 
-def _check_same(folder: Path, hf_model: Any, model: Model) -> None:
+def _own_attention(hf_model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Some tokens [1, pos], and each layer's attention [1, head, query, key] over them as Hugging Face computes it."""
+    config = hf_model.config.get_text_config()
+    length = min(getattr(config, "max_position_embeddings", None) or 512, 512)
+    tokens = (torch.arange(length)[None] * 7 + 1) % config.vocab_size
+    with torch.no_grad():
+        return tokens, list(hf_model(tokens, output_attentions=True, use_cache=False).attentions)
+
+
+def _check_same(folder: Path, model: Model, tokens: torch.Tensor, expected: list[torch.Tensor]) -> None:
     """Refuse a conversion that computes other attention than Hugging Face does.
 
     Configs can hold settings that a conversion does not know, and would silently leave out: rotary scaling, sliding
@@ -83,11 +90,7 @@ def _check_same(folder: Path, hf_model: Any, model: Model) -> None:
     Raises:
         InputError: some attention differs by more than 0.001.
     """
-    length = min(model.cfg.n_ctx, 512)
-    tokens = (torch.arange(length)[None] * 7 + 1) % model.cfg.d_vocab
     worst = 0.0
-    with torch.no_grad():
-        expected = hf_model(tokens, output_attentions=True, use_cache=False).attentions
 
     def compare(layer: Attention) -> None:
         nonlocal worst
@@ -96,74 +99,17 @@ def _check_same(folder: Path, hf_model: Any, model: Model) -> None:
     run_reduced(model, tokens, compare)
     if not worst <= 1e-3:
         raise InputError(
-            f"TransformerLens does not compute the {hf_model.config.model_type} model in {folder} as Hugging Face "
-            f"does (attention differs by up to {worst:.2g}): its config has settings that are not supported."
+            f"TransformerLens does not compute the model in {folder} as Hugging Face does (attention differs by up to "
+            f"{worst:.2g}): its config has settings that are not supported{_newer()}."
         )
 
 
-def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device: str | None, dtype: str) -> Model:
-    """Fetch a hub model that TransformerLens knows, by name or alias, at a revision or a training checkpoint.
-
-    Raises:
-        InputError: an unknown name (the nearest are named), code from the hub, no network, or no such checkpoint.
-    """
-    with quiet(), _offline_if_unreachable():
-        from transformer_lens import loading_from_pretrained as loading
-
-        try:
-            official = loading.get_official_model_name(name)
-        except ValueError as error:
-            known = {*loading.OFFICIAL_MODEL_NAMES, *loading.make_model_alias_map(), "planted"}
-            raise InputError(_unknown(name, known)) from error
-        if official.startswith(loading.NEED_REMOTE_CODE_MODELS):
-            raise InputError(f"{name} would run code from the hub, and weights are data here: it is not loaded.")
-        extra = {} if revision is None else {"revision": revision}
-        try:
-            model = lens().HookedTransformer.from_pretrained(
-                name, checkpoint_value=checkpoint, device=device, dtype="float32", center_unembed=False, **extra
-            )
-            bos = _hub_bos(model)
-        except (OSError, ConnectionError) as error:
-            way_out = "check the revision or checkpoint, or " if revision or checkpoint is not None else ""
-            raise InputError(
-                f"{name} could not be fetched from the hub ({first_line(error)}); {way_out}{OFFLINE_WAYS}."
-            ) from error
-        except Exception as error:
-            raise InputError(f"{name} could not be loaded: {first_line(error)}.") from error
-    check_finite(model, name)
-    model = cast(centre_unembedding(model).eval().requires_grad_(False), dtype, name)
-    model.inductionlens_origin = Origin(name, "hub", revision, checkpoint, bos)
-    return model
+def _newer() -> str:
+    return "; 'transformer-lens>=4.3' knows more of them" if has_hooked_transformer() else ""
 
 
-def _hub_bos(model: Model) -> int | None:
-    """The BOS id of the hub's own tokenizer; TransformerLens has put EOS in the place of a BOS that is not there."""
-    from transformers import AutoTokenizer
-
-    if model.tokenizer is None:
-        return None
-    return AutoTokenizer.from_pretrained(model.cfg.tokenizer_name, trust_remote_code=False).bos_token_id
-
-
-@contextlib.contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Use the local cache alone where the hub's address is not known, instead of half a minute of retries."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not urllib.request.getproxies():  # a proxy would resolve the name for us
-            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None) -> Model:
-    """Hand a Hugging Face model's weights to TransformerLens.
+def _hooked(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None) -> Model:
+    """Copy a Hugging Face model's weights into a HookedTransformer.
 
     TransformerLens guesses the architecture from the path before it reads the config, and reads ``n_ctx``, which
     transformers 5 no longer writes: so it is given a config of its own in a folder whose name says nothing.
@@ -185,13 +131,50 @@ def _convert(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None)
             state = loading.get_pretrained_state_dict(neutral, cfg, hf_model=hf_model)
             cfg.tokenizer_name = None
             cfg.model_name = folder.resolve().name
-            return build(cfg, state, tokenizer)
+            return process(lens().HookedTransformer(cfg, tokenizer=tokenizer), state)
         except InputError:
             raise
         except Exception as error:
             raise InputError(
-                f"TransformerLens cannot take the {config.model_type} model in {folder}: {first_line(error)}."
+                f"TransformerLens 3.9 cannot take the {config.model_type} model in {folder} ({first_line(error)}); "
+                "'transformer-lens>=4.3' may."
             ) from error
+
+
+def _bridged(folder: Path, hf_model: Any, tokenizer: Any, *, device: str | None) -> Model:
+    """Let a TransformerBridge take over a Hugging Face model."""
+    kind = hf_model.config.model_type
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model = lens().TransformerBridge.boot_transformers(
+                str(folder),
+                hf_model=hf_model.to(device or "cpu"),
+                tokenizer=tokenizer or _no_tokenizer(),
+                device=device,
+                dtype=torch.float32,
+            )
+            if tokenizer is None:
+                model.tokenizer = None
+            return process(model)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"TransformerLens cannot take the {kind} model in {folder}: {first_line(error)}."
+            ) from error
+
+
+def _no_tokenizer() -> Any:
+    """A stand-in for the tokenizer of a folder without one; left to itself, a bridge makes one up."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>"))
+    # A bridge asks every tokenizer where it came from, and whether it adds BOS; one that does not is read once more.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="<s>", add_bos_token=True, name_or_path=""
+    )
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -212,19 +195,3 @@ def _tokenizer(folder: Path) -> Any:
             "score the model on all its token ids."
         )
     return tokenizer
-
-
-def siblings(name: str) -> list[str]:
-    """Model folders beside a folder that is not there, the most alike first."""
-    try:
-        parent = Path(name).expanduser().parent
-        folders = [str(parent / path.name) for path in parent.iterdir() if (path / "config.json").is_file()]
-    except (OSError, RuntimeError):
-        return []
-    return difflib.get_close_matches(name, folders, n=3, cutoff=0.6)
-
-
-def _unknown(name: str, known: set[str]) -> str:
-    near = siblings(name) + difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    offer = f"the nearest names are {', '.join(near[:4])}" if near else "its hub models are named in its documentation"
-    return f"There is no folder {name} and no model of that name that TransformerLens knows; {offer}."

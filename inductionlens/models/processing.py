@@ -1,65 +1,17 @@
 """One way to process weights on entry."""
 
-import contextlib
 import copy
-import io
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.lens import is_bridge, quiet
 
 
-def lens() -> ModuleType:
-    """TransformerLens itself, imported at first need (it takes seconds) and without a word about progress widgets."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        import transformer_lens
-
-    return transformer_lens
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep TransformerLens and Hugging Face from printing, and pickled weights from running code."""
-    lens()
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging as transformers_logging
-
-    forced = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    bars = transformers_logging.is_progress_bar_enabled()
-    level, root = transformers_logging.get_verbosity(), logging.getLogger().level
-    hub_level = hub_logging.get_verbosity()
-    # TransformerLens reads some hub weights with weights_only=False; torch lets the environment overrule it.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    hub_logging.set_verbosity(logging.CRITICAL)
-    logging.getLogger().setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.filterwarnings("ignore", message=".*HookedTransformer.*deprecated", category=DeprecationWarning)
-            yield
-    finally:
-        logging.getLogger().setLevel(root)
-        transformers_logging.set_verbosity(level)
-        hub_logging.set_verbosity(hub_level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if forced is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forced
-
-
-def build(cfg: Any, state: dict[str, torch.Tensor] | None, tokenizer: Any = None) -> Model:
-    """A HookedTransformer of ``cfg`` with the weights ``state`` (or fresh ones), processed, in evaluation mode.
+def process(model: Model, state: dict[str, torch.Tensor] | None = None) -> Model:
+    """Process a model's weights (or ``state``, a HookedTransformer's) in place, and put it in evaluation mode.
 
     Norm gains and biases are folded into the next matrix, writing weights and W_U are centred, value biases are folded
     into b_O. None of it changes a pattern or a loss; every weight-space score and logit effect depends on it.
@@ -67,12 +19,24 @@ def build(cfg: Any, state: dict[str, torch.Tensor] | None, tokenizer: Any = None
     Raises:
         InputError: norms that cannot be folded.
     """
-    _check_foldable(cfg)
+    _check_foldable(model.cfg)
     with quiet():
-        model = lens().HookedTransformer(cfg, tokenizer=tokenizer)
-        state = dict(model.state_dict()) if state is None else state
-        model.load_and_process_state_dict(state, **_steps(model.cfg))
+        if is_bridge(model):
+            _process_bridge(model)
+        else:
+            steps = _steps(model.cfg)
+            model.load_and_process_state_dict(model.state_dict() if state is None else state, **steps)
     return centre_unembedding(model).eval().requires_grad_(False)
+
+
+def _process_bridge(model: Model) -> None:
+    try:
+        model.enable_compatibility_mode(disable_warnings=True, center_unembed=False)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        reason = str(error).strip().split(". ")[0].rstrip(".")
+        raise InputError(
+            f"The norms of this model cannot be folded, so its logit effects would be wrong: {reason}."
+        ) from error
 
 
 def _check_foldable(cfg: Any) -> None:
@@ -87,7 +51,7 @@ def _steps(cfg: Any) -> dict[str, bool]:
     """Which of TransformerLens's steps apply; `centre_unembedding` centres W_U and keeps what it takes away."""
     norm = cfg.normalization_type
     return {
-        "fold_ln": norm is not None,
+        "fold_ln": norm in ("LN", "RMS"),
         "center_writing_weights": norm in ("LN", "LNPre"),
         "center_unembed": False,
         "fold_value_biases": True,
@@ -101,6 +65,8 @@ def centre_unembedding(model: Model) -> Model:
     """
     with torch.no_grad():
         weights, bias = model.unembed.W_U, model.unembed.b_U
+        if weights.data_ptr() == model.W_E.data_ptr():
+            raise AssertionError("W_U still shares its storage with W_E, which must not be centred with it.")
         mean = weights.mean(-1, keepdim=True)
         if not _capped(model):
             weights.sub_(mean)
@@ -115,19 +81,38 @@ def _capped(model: Model) -> bool:
 
 def processing_of(model: Model) -> str:
     """What was done to a model's weights on entry, in words for the record."""
-    known = {None: "no norms", "LNPre": "norms folded, writing weights centred"}
-    norms = known.get(model.cfg.normalization_type, "norms folded")
+    known = {None: "no norms", "LN": "norms folded, writing weights centred"}
+    norms = known.get(_norm(model), "norms folded")
     unembed = "W_U not centred (its logits have a soft cap)" if _capped(model) else "W_U centred"
     return f"{norms}, {unembed}, value biases folded"
 
 
+def _norm(model: Model) -> str | None:
+    """The kind of norm, folded (``LNPre`` on 3.9) or not."""
+    kind = model.cfg.normalization_type
+    return kind.removesuffix("Pre") if kind else None
+
+
 def is_processed(model: Model) -> bool:
     """Whether norms and value biases are folded and W_U is centred, as far as they can be."""
-    folded = model.cfg.normalization_type in (None, "LNPre", "RMSPre")
     weights = model.W_U.detach().float()
     centred = bool(weights.mean(-1).abs().max() <= 1e-3 * weights.abs().max().clamp_min(1e-30))
-    no_value_bias = all(float(block.attn.b_V.detach().abs().max()) == 0 for block in model.blocks)
+    value_biases = (block.attn.b_V for block in model.blocks)
+    no_value_bias = not any(bias is not None and bool(bias.detach().any()) for bias in value_biases)
+    folded = _bridge_folded(model) if is_bridge(model) else model.cfg.normalization_type in (None, "LNPre", "RMSPre")
     return folded and no_value_bias and (centred or _capped(model))
+
+
+def _bridge_folded(model: Model) -> bool:
+    """Whether a bridge's norms do nothing but norm: its config does not say, so the weights must."""
+    if _norm(model) is None:
+        return True
+    identity = 0.0 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 1.0
+    norms = [model.ln_final, *(getattr(block, name, None) for block in model.blocks for name in ("ln1", "ln2"))]
+    gains = [norm.w.detach() for norm in norms if getattr(norm, "w", None) is not None]
+    written = model.W_E.detach().float()
+    centred = _norm(model) == "RMS" or float(written.mean(-1).abs().max()) <= 1e-3 * float(written.abs().max())
+    return centred and all(bool((gain == identity).all()) for gain in gains)
 
 
 def processed(model: Model) -> Model:
@@ -141,10 +126,13 @@ def processed(model: Model) -> Model:
         return model
     with quiet():
         model = copy.deepcopy(model)
-        steps = _steps(model.cfg)
-        steps["fold_ln"] = model.cfg.normalization_type in ("LN", "RMS")
-        model.load_and_process_state_dict(model.state_dict(), **steps)
-    return centre_unembedding(model).eval()
+    model = process(model)
+    if not is_processed(model):
+        raise InputError(
+            "This model was processed in part already, and TransformerLens does not do the rest: give it as it was "
+            "loaded, or processed with TransformerLens's defaults."
+        )
+    return model
 
 
 def cast(model: Model, dtype: str, name: str) -> Model:
@@ -155,7 +143,12 @@ def cast(model: Model, dtype: str, name: str) -> Model:
     """
     if model.cfg.dtype == getattr(torch, dtype):
         return model
+    # Rotary frequencies are computed in float32 whatever the weights are in: Hugging Face leaves them as they are.
+    kept = {key: buffer for key, buffer in model.named_buffers() if is_bridge(model) and "inv_freq" in key}
     model = model.to(getattr(torch, dtype), print_details=False)
+    for key, buffer in kept.items():
+        owner, _, last = key.rpartition(".")
+        model.get_submodule(owner)._buffers[last] = buffer
     for key, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise InputError(f"{name} does not fit into {dtype}: {key} overflows; use bfloat16 or float32.")

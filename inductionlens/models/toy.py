@@ -9,8 +9,10 @@ import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.lens import has_hooked_transformer, lens, quiet
+from inductionlens.models.named_weights import named_weights, portable_weights, write_weights
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import build, cast, check_finite, lens, quiet
+from inductionlens.models.processing import cast, check_finite, process
 
 FORMAT = "inductionlens-toy"
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -58,14 +60,41 @@ class ToyConfig:
                 raise InputError(f"{name} must be one of {told}; got {getattr(self, name)!r}.")
 
 
-def _lens_config(config: ToyConfig, seed: int | None = None, device: str | None = None) -> Any:
+def blank_toy(config: ToyConfig, device: str | None = None) -> Model:
+    """A toy in the class of the TransformerLens at hand, its weights not set yet; the global generator is left alone.
+
+    Raises:
+        InputError: positions that the class does not have.
+    """
     shape = asdict(config)
     shape.pop("bos")
-    rotary = {"rotary_dim": config.d_head} if config.positional_embedding_type == "rotary" else {}
-    # TransformerLens's own seed would reseed the global generator: new_toy draws the weights instead.
-    return lens().HookedTransformerConfig(
-        **shape, **rotary, attn_only=config.d_mlp is None, device=device or "cpu", init_weights=False
-    )
+    if config.positional_embedding_type == "rotary":
+        shape["rotary_dim"] = config.d_head
+    shape |= {"attn_only": config.d_mlp is None, "device": device or "cpu"}
+    with quiet(), torch.random.fork_rng(devices=[]):
+        if has_hooked_transformer():
+            # TransformerLens's own seed would reseed the global generator: the weights are drawn elsewhere.
+            return lens().HookedTransformer(lens().HookedTransformerConfig(**shape, init_weights=False))
+        return _blank_bridge(config, shape)
+
+
+def _blank_bridge(config: ToyConfig, shape: dict[str, Any]) -> Model:
+    if config.positional_embedding_type == "shortformer":
+        raise InputError(
+            "Shortformer positions are known to HookedTransformer alone: install 'transformer-lens>=3.9,<4' for them."
+        )
+    cfg = lens().TransformerBridgeConfig(**shape, architecture="TransformerLensNative")
+    model = lens().TransformerBridge.boot_native(cfg)
+    head = model.unembed.original_component
+    # The bridge's own bias is not trained; HookedTransformer's is.
+    bias = head._buffers.pop("bias")
+    head.bias = torch.nn.Parameter(bias)
+    for block in model.blocks:
+        if not config.use_attn_scale:
+            # Without a scale of its own TransformerLens 4.3 divides by sqrt(d_head) all the same.
+            block.attn.original_component.scale = 1.0
+    model.cfg.d_mlp = config.d_mlp
+    return model
 
 
 def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
@@ -74,14 +103,13 @@ def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
     Matrices are normal with standard deviation 0.8/sqrt(d_model), TransformerLens's own default, biases 0, norms 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    with quiet():
-        model = lens().HookedTransformer(_lens_config(config))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "W_" in name:
-                weight.normal_(0, 0.8 / config.d_model**0.5, generator=generator)
-            else:
-                weight.fill_(1.0 if name.endswith(".w") else 0.0)
+    model = blank_toy(config)
+    drawn = {}
+    for name, weight in named_weights(model).items():
+        drawn[name] = torch.full(weight.shape, 1.0 if name.endswith(".w") else 0.0)
+        if "W_" in name:
+            drawn[name].normal_(0, 0.8 / config.d_model**0.5, generator=generator)
+    write_weights(model, drawn.items())
     model.inductionlens_origin = Origin("toy", "toy", bos=config.bos)
     model.inductionlens_config = config
     return model
@@ -92,12 +120,11 @@ def save_toy(model: Model, folder: str | Path) -> None:
     from safetensors.torch import save_file
 
     config = getattr(model, "inductionlens_config", None)
-    if config is None or model.cfg.normalization_type in ("LNPre", "RMSPre"):
+    if config is None or getattr(model, "inductionlens_unembed_mean", None) is not None:
         raise InputError("Only toys made by new_toy, their norms not folded, can be saved as toys.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
-    save_file(weights, folder / "model.safetensors")
+    save_file(portable_weights(model), folder / "model.safetensors")
     text = json.dumps({"format": FORMAT, "version": 1, "model": asdict(config)}, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -125,9 +152,8 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"The weights {path} are truncated or corrupted: {error}.") from error
-    with quiet():
-        cfg = _lens_config(shape, device=device)
-        expected = {name: tuple(weight.shape) for name, weight in lens().HookedTransformer(cfg).named_parameters()}
+    model = blank_toy(shape, device)
+    expected = {name: tuple(weight.shape) for name, weight in named_weights(model).items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -135,9 +161,9 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
                 f"The weights {path} contradict config.json: {name} should be {_shape(expected.get(name))} "
                 f"and is {_shape(found.get(name))}."
             )
-    model = build(cfg, {name: weight.float() for name, weight in weights.items()})
+    write_weights(model, weights.items())
     check_finite(model, str(folder))
-    model = cast(model, dtype, str(folder))
+    model = cast(process(model), dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "toy", bos=shape.bos)
     return model
 

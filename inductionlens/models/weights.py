@@ -6,7 +6,7 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.processing import lens
+from inductionlens.models.lens import lens
 
 
 def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -54,5 +54,7 @@ def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
     rows = []
     for block in model.blocks:
         w_v, w_o = (weight.detach().double().cpu() for weight in (block.attn.W_V, block.attn.W_O))
+        # Grouped-query attention: HookedTransformer has W_V for every query head, a TransformerBridge for every group.
+        w_v = w_v.repeat_interleave(cfg.n_heads // len(w_v), dim=0)
         rows.append(lens().FactoredMatrix(w_v, w_o @ through).eigenvalues)
     return torch.stack(rows)

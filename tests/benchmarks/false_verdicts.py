@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 import inductionlens as il
+from inductionlens.models.named_weights import named_weights
 
 CONFIG = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_head": 8, "d_vocab": 80, "n_ctx": 64}
 
@@ -15,7 +16,7 @@ def random_scans(models: int = 200) -> Iterator[Any]:
     for seed in range(models):
         model = il.new_toy(il.ToyConfig(**CONFIG), seed=seed)
         with torch.no_grad():
-            for name, weight in model.named_parameters():
+            for name, weight in named_weights(model).items():
                 if name.endswith(("W_Q", "W_K")):
                     weight.mul_(4)
         yield il.scan(model, seed=seed, period=8, logit_period=8, sequences=4).table
