@@ -15,6 +15,7 @@ PUBLIC = {
     "new_toy": "models.toy",
     "planted": "models.planted",
     "plot_mosaic": "plots",
+    "rank_agreement": "studies.rank_agreement",
     "read_scores": "head_scores",
     "repeated_tokens": "probes",
     "save_toy": "models.toy",

@@ -23,20 +23,19 @@ def measure_gapped(
     that looks a fixed distance back next to nothing."""
     queries, keys, n_queries = attention.layout_entries(probe.starts, probe.period)
     found = np.full((model.cfg.n_layers, model.cfg.n_heads, len(probe.tokens)), np.nan)
-    start = 0
-    for rows in batches(probe.tokens, batch_size):
-        part = slice(start, start + len(rows))
-        batch = torch.arange(len(rows)).repeat_interleave(queries.shape[1])
-        weight = torch.full(batch.shape, 1 / n_queries, dtype=torch.float64)
-        entries = attention.Entries(batch, queries[part].flatten(), keys[part].flatten(), weight)
+    for batch in batches(probe.tokens, batch_size):
+        with batch:
+            part = batch.part
+            row = torch.arange(len(batch.rows)).repeat_interleave(queries.shape[1])
+            weight = torch.full(row.shape, 1 / n_queries, dtype=torch.float64)
+            entries = attention.Entries(row, queries[part].flatten(), keys[part].flatten(), weight)
 
-        def reduce(layer: Attention, entries: attention.Entries = entries, part: slice = part) -> None:
-            found[layer.layer, :, part] = attention.attend(entries, layer.pattern).numpy().T
+            def reduce(layer: Attention, entries: attention.Entries = entries, part: slice = part) -> None:
+                found[layer.layer, :, part] = attention.attend(entries, layer.pattern).numpy().T
 
-        run_reduced(model, rows, reduce)
-        start = part.stop
-        if progress is not None:
-            progress(len(rows))
+            run_reduced(model, batch.rows, reduce)
+            if progress is not None:
+                progress(len(batch.rows))
     return Samples(found)
 
 
@@ -59,17 +58,15 @@ def measure_fresh(
         (query[None], key[None], int(target.any(-1).sum())),
         attention.layout_entries(layouts, period),
     ]
-    start = 0
-    for rows in batches(tokens, batch_size):
-        part = slice(start, start + len(rows))
+    for batch in batches(tokens, batch_size):
+        with batch:
 
-        def reduce(layer: Attention, part: slice = part) -> None:
-            one, many = (attention.attend_layouts(layer.pattern, *read).numpy() for read in reads)
-            at_even[layer.layer, :, part] = one[..., 0].T
-            at_layouts[layer.layer, :, part] = many.transpose(1, 0, 2)
+            def reduce(layer: Attention, part: slice = batch.part) -> None:
+                one, many = (attention.attend_layouts(layer.pattern, *read).numpy() for read in reads)
+                at_even[layer.layer, :, part] = one[..., 0].T
+                at_layouts[layer.layer, :, part] = many.transpose(1, 0, 2)
 
-        run_reduced(model, rows, reduce)
-        start = part.stop
-        if progress is not None:
-            progress(len(rows))
+            run_reduced(model, batch.rows, reduce)
+            if progress is not None:
+                progress(len(batch.rows))
     return Samples(at_even), at_layouts

@@ -1,6 +1,6 @@
 """The one door: a probe goes in, numbers per head come out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, batches, logits_at, run_reduced
+from inductionlens.models.activations import Attention, Final, batches, logits_at, run_reduced
 from inductionlens.models.weights import output_weights, ov_eigenvalues, unembedding_columns
 from inductionlens.probes import Probe
 from inductionlens.scores import attention, circuits, logits, losses
 
 Progress = Callable[[int], None]
+EVERY = slice(None)
+#: Bytes a score may add to what the model needs.
+BLOCK = 2**26
 Target = Callable[[Int[Tensor, "batch pos"], int | None], Bool[Tensor, "batch query key"]]
 
 
@@ -38,11 +41,19 @@ class _Store:
     def __init__(self, model: Model, names: list[str], sequences: int) -> None:
         shape = (model.cfg.n_layers, model.cfg.n_heads, sequences)
         self.kept = {name: np.full(shape, np.nan) for name in names}
-        self.start = 0
 
-    def put(self, name: str, layer: int, scores: Float[Tensor, "batch head"]) -> None:
-        stop = self.start + len(scores)
-        self.kept[name][layer, :, self.start : stop] = scores.double().cpu().numpy().T
+    def put(
+        self, name: str, layer: int, part: slice, scores: Float[Tensor, "batch head"], heads: slice = EVERY
+    ) -> None:
+        self.kept[name][layer, heads, part] = scores.double().cpu().numpy().T
+
+
+def _blocks(layer: Attention) -> Iterator[slice]:
+    """Heads, as many at a time as make no copy of a pattern larger than `BLOCK` bytes: long rows come one by one."""
+    batch, n_heads, query, key = layer.pattern.shape
+    step = max(1, BLOCK // (4 * batch * query * key))
+    for start in range(0, n_heads, step):
+        yield slice(start, start + step)
 
 
 def _device(model: Model) -> torch.device:
@@ -82,32 +93,52 @@ def measure_attention(
     store = _Store(model, list(targets), len(probe.tokens))
     first, later = losses.copy_positions(probe.tokens.shape[1], start=probe.start, period=probe.period)
     scored = (first | later).nonzero()[:, 0]
-    kept: list[Float[Tensor, "batch scored"]] = []
-    for rows in batches(probe.tokens, batch_size):
-        rows = rows.to(_device(model))
-        entries = {
-            name: attention.weigh(target(rows, probe.bos), _reduction(name, reduce)) for name, target in targets.items()
-        }
+    kept = torch.empty(len(probe.tokens), len(scored), dtype=torch.float64)
+    for batch in batches(probe.tokens, batch_size):
+        with batch:
+            rows = batch.rows.to(_device(model))
+            entries = {
+                name: attention.weigh(target(rows, probe.bos), _reduction(name, reduce))
+                for name, target in targets.items()
+            }
 
-        def reduce_layer(layer: Attention, entries: dict[str, attention.Entries] = entries) -> None:
-            pattern = attention.value_weighted(layer.pattern, layer.values) if value_weighted else layer.pattern
-            for name, read in entries.items():
-                store.put(name, layer.layer, attention.attend(read, pattern))
+            def reduce_layer(
+                layer: Attention, entries: dict[str, attention.Entries] = entries, part: slice = batch.part
+            ) -> None:
+                for heads in _blocks(layer) if value_weighted else [EVERY]:
+                    pattern = layer.pattern[:, heads]
+                    if value_weighted:
+                        pattern = attention.value_weighted(pattern, layer.values[:, :, heads])
+                    for name, read in entries.items():
+                        store.put(name, layer.layer, part, attention.attend(read, pattern), heads)
 
-        final = run_reduced(model, rows, reduce_layer, values=value_weighted)
-        if with_losses:
-            kept.append(losses.token_losses(logits_at(model, final.residual, scored), rows[:, scored + 1]).cpu())
-        store.start += len(rows)
-        if progress is not None:
-            progress(len(rows))
+            final = run_reduced(model, rows, reduce_layer, values=value_weighted)
+            if with_losses:
+                kept[batch.part] = token_losses(model, final, rows, scored)
+            if progress is not None:
+                progress(len(rows))
     samples = {name: Samples(values) for name, values in store.kept.items()}
     if not with_losses:
         return samples, {}
-    all_losses = torch.cat(kept).double()
     return samples, {
-        "loss_first_copy": all_losses[:, first[scored]].mean(1).numpy(),
-        "loss_later_copies": all_losses[:, later[scored]].mean(1).numpy(),
+        "loss_first_copy": kept[:, first[scored]].mean(1).numpy(),
+        "loss_later_copies": kept[:, later[scored]].mean(1).numpy(),
     }
+
+
+def token_losses(
+    model: Model, final: Final, rows: Int[Tensor, "batch pos"], scored: Int[Tensor, " scored"]
+) -> Float[Tensor, "batch scored"]:
+    """The loss in nats of the token after each of the ``scored`` positions, float32 on the CPU.
+
+    The unembedding is paid for there alone, for as many positions at a time as fit into `BLOCK` bytes of logits.
+    """
+    size = max(1, 2 * BLOCK // (4 * len(rows) * model.cfg.d_vocab))
+    parts = [
+        losses.token_losses(logits_at(model, final.residual, at), rows[:, at.to(rows.device) + 1]).cpu()
+        for at in scored.split(size)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _reduction(name: str, reduce: str) -> str:
@@ -127,22 +158,24 @@ def measure_copying(
     """Copying of each head under each normalization, per sequence, on unrepeated tokens."""
     kinds = [name for name in normalizations if not (name == "bansal" and source == "head_output")]
     above, below = (_Store(model, kinds, len(probe.tokens)) for _ in range(2))
-    for rows in batches(probe.tokens, batch_size):
-        columns = unembedding_columns(model, rows)
+    for batch in batches(probe.tokens, batch_size):
+        with batch:
+            rows = batch.rows
+            columns = unembedding_columns(model, rows)
 
-        def reduce_layer(layer: Attention, columns: Tensor = columns) -> None:
-            vectors = layer.values if source == "value" else layer.mixed
-            direct = logits.direct_logits(vectors, output_weights(model, layer.layer), columns)
-            for name in kinds:
-                ratio = logits.copying(layer.pattern, direct, first=probe.start, normalization=name, source=source)
-                above.put(name, layer.layer, ratio.numerator)
-                below.put(name, layer.layer, ratio.denominator)
+            def reduce_layer(layer: Attention, columns: Tensor = columns, part: slice = batch.part) -> None:
+                vectors, w_o = layer.values if source == "value" else layer.mixed, output_weights(model, layer.layer)
+                for heads in _blocks(layer):
+                    direct = logits.direct_logits(vectors[:, :, heads], w_o[heads], columns)
+                    pattern = layer.pattern[:, heads]
+                    for name in kinds:
+                        ratio = logits.copying(pattern, direct, first=probe.start, normalization=name, source=source)
+                        above.put(name, layer.layer, part, ratio.numerator, heads)
+                        below.put(name, layer.layer, part, ratio.denominator, heads)
 
-        run_reduced(model, rows, reduce_layer, values=source == "value", mixed=source == "head_output")
-        for store in (above, below):
-            store.start += len(rows)
-        if progress is not None:
-            progress(len(rows))
+            run_reduced(model, rows, reduce_layer, values=source == "value", mixed=source == "head_output")
+            if progress is not None:
+                progress(len(rows))
     return {name: Samples(above.kept[name], below.kept[name]) for name in kinds}
 
 
@@ -155,32 +188,32 @@ def measure_induction_logit(
     source's effect on that token's logit, divided by the final norm's scale in the same run. McDougall et al. 2023.
     """
     store = _Store(model, ["logit"], len(probe.tokens))
-    for rows in batches(probe.tokens, batch_size):
-        rows = rows.to(_device(model))
-        target = attention.after_copy(rows, probe.bos)
-        target[:, -1] = False
-        batch, query, key = target.nonzero(as_tuple=True)
-        shape = (len(rows), -1)
-        batch, query, key = batch.view(shape), query.view(shape), key.view(shape)
-        columns = unembedding_columns(model, rows.gather(1, key), centred=centred)
-        effects: list[Float[Tensor, "batch head query"]] = []
+    for each in batches(probe.tokens, batch_size):
+        with each:
+            rows = each.rows.to(_device(model))
+            target = attention.after_copy(rows, probe.bos)
+            target[:, -1] = False
+            batch, query, key = target.nonzero(as_tuple=True)
+            shape = (len(rows), -1)
+            batch, query, key = batch.view(shape), query.view(shape), key.view(shape)
+            columns = unembedding_columns(model, rows.gather(1, key), centred=centred)
+            effects: list[Float[Tensor, "batch head query"]] = []
 
-        def reduce_layer(
-            layer: Attention, at: tuple[Tensor, ...] = (batch, query, key), columns: Tensor = columns,
-            effects: list[Tensor] = effects,
-        ) -> None:  # fmt: skip
-            batch, query, key = at
-            attended = layer.pattern[batch, :, query, key].transpose(1, 2)
-            values = layer.values[batch, key]
-            effects.append(logits.logit_effect(attended, values, output_weights(model, layer.layer), columns))
+            def reduce_layer(
+                layer: Attention, at: tuple[Tensor, ...] = (batch, query, key), columns: Tensor = columns,
+                effects: list[Tensor] = effects,
+            ) -> None:  # fmt: skip
+                batch, query, key = at
+                attended = layer.pattern[batch, :, query, key].transpose(1, 2)
+                values = layer.values[batch, key]
+                effects.append(logits.logit_effect(attended, values, output_weights(model, layer.layer), columns))
 
-        final = run_reduced(model, rows, reduce_layer, values=True)
-        scale = final.scale.gather(1, query)[:, None]
-        for layer, effect in enumerate(effects):
-            store.put("logit", layer, (effect / scale).mean(-1))
-        store.start += len(rows)
-        if progress is not None:
-            progress(len(rows))
+            final = run_reduced(model, rows, reduce_layer, values=True)
+            scale = final.scale.gather(1, query)[:, None]
+            for layer, effect in enumerate(effects):
+                store.put("logit", layer, each.part, (effect / scale).mean(-1))
+            if progress is not None:
+                progress(len(rows))
     return Samples(store.kept["logit"])
 
 

@@ -92,7 +92,7 @@ def test_files_say_what_they_are_for_and_keep_annotations_alive(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_below_the_command_line_prints(module):
-    if module in ("cli",):
+    if module.split(".")[0] == "cli":
         return
     calls = [node.func.id for node in ast.walk(ast.parse(MODULES[module].read_text()))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]  # fmt: skip

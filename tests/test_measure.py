@@ -6,6 +6,7 @@ import torch
 import twins
 
 import inductionlens as il
+from inductionlens import InputError
 from inductionlens.measure import (
     attention_targets,
     measure_attention,
@@ -251,3 +252,73 @@ def test_the_key_value_head_is_written_beside_the_query_head(grouped):
     assert table["head"].tolist() == [0, 1, 2, 3] * 2
     assert table["kv_head"].tolist() == [0, 0, 1, 1] * 2
     assert table["ov_eigen"].notna().all()
+
+
+# Memory.
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch, random_toy, probe):
+    """The same numbers to the bit, whatever the batches had to be cut to, with every row counted once."""
+    from inductionlens import controls, measure
+    from inductionlens.models import activations
+
+    targets, sizes, rows, failure = attention_targets(probe), [], [], []
+
+    def short_of_memory(model, tokens, reduce, **asked):
+        sizes.append(len(tokens))
+        final = activations.run_reduced(model, tokens, reduce, **asked)
+        if len(tokens) > 2:
+            raise failure[-1]
+        return final
+
+    def everything():
+        found, losses = measure_attention(random_toy, probe, targets, with_losses=True, progress=rows.append)
+        copied, logit = measure_copying(random_toy, probe), measure_induction_logit(random_toy, probe)
+        return [*found.values(), *copied.values(), logit], losses
+
+    expected, expected_losses = everything()
+    assert sum(rows) == len(probe.tokens) > 2
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ):
+        sizes.clear(), rows.clear(), failure.append(error)
+        monkeypatch.setattr(measure, "run_reduced", short_of_memory)
+        found, losses = everything()
+        assert sizes[0] == len(probe.tokens)
+        assert max(sizes[-2:]) <= 2
+        assert sum(rows) == len(probe.tokens)
+        for one, other in zip(found, expected, strict=True):
+            assert np.allclose(one.value(), other.value(), atol=1e-6, equal_nan=True)
+        assert all(np.allclose(losses[name], expected_losses[name], atol=1e-5) for name in losses)
+    failure.append(RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        everything()
+    assert controls.batches is activations.batches
+
+
+def test_one_sequence_that_does_not_fit_is_refused(monkeypatch, random_toy, probe):
+    from inductionlens import measure
+
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(measure, "run_reduced", no_memory)
+    with pytest.raises(InputError, match=r"One sequence of \d+ tokens does not fit into memory; use shorter ones"):
+        measure_copying(random_toy, probe)
+
+
+@pytest.mark.parametrize("block", [1, 3000])
+def test_long_rows_are_reduced_some_heads_at_a_time(monkeypatch, random_toy, probe, block):
+    from inductionlens import measure
+
+    def everything():
+        targets = attention_targets(probe)
+        found, losses = measure_attention(random_toy, probe, targets, value_weighted=True, with_losses=True)
+        return [*found.values(), *measure_copying(random_toy, probe).values()], losses
+
+    expected, expected_losses = everything()
+    monkeypatch.setattr(measure, "BLOCK", block)
+    found, losses = everything()
+    for one, other in zip(found, expected, strict=True):
+        assert np.allclose(one.value(), other.value(), atol=1e-6, equal_nan=True)
+    assert all(np.allclose(losses[name], expected_losses[name], atol=1e-6) for name in losses)

@@ -602,3 +602,35 @@ def test_other_objects_devices_and_types_are_refused():
 @pytest.mark.download
 def test_gpt2_from_the_hub():
     assert il.scan(il.load_model("gpt2")).table["prefix_matching"].max() > 0.8
+
+
+@pytest.mark.skipif(has_hooked_transformer(), reason="HookedTransformer keeps no pattern")
+def test_a_bridge_is_left_without_patterns_and_unembeds_one_position(gpt2_folder, monkeypatch):
+    model = il.load_model(gpt2_folder)
+    tokens = torch.arange(20)[None]
+    model(tokens)
+    shapes = []
+    last = type(model.unembed)
+    unembed = last.forward
+    monkeypatch.setattr(last, "forward", lambda self, x: shapes.append(tuple(x.shape)) or unembed(self, x))
+    run_reduced(model, tokens, lambda layer: None)
+    assert shapes == [(1, 1, 24)]
+    assert [block.attn._pattern for block in model.blocks] == [None, None]
+
+
+@pytest.mark.skipif(has_hooked_transformer(), reason="only a TransformerBridge comes as Hugging Face's weights are")
+def test_a_bridge_object_is_scored_as_its_folder(gpt2_folder):
+    """Raw, processed by the library's defaults, or processed only in part: the same scores, or a refusal."""
+    boot = model_class().boot_transformers
+    raw, usual, partly = (boot(str(gpt2_folder), device="cpu") for _ in range(3))
+    usual.enable_compatibility_mode()
+    partly.enable_compatibility_mode(fold_ln=False)
+    expected = il.scan(gpt2_folder, sequences=2).table
+    for model in (raw, usual):
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        found = il.scan(model, sequences=2, bos=0).table
+        assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
+        for score in ("prefix_matching", "copying", "induction_logit", "ov_eigen", "prefix_matching_untrained"):
+            assert (found[score] - expected[score]).abs().max() < 1e-5, score
+    with refused("processed in part already"):
+        il.scan(partly, sequences=2)

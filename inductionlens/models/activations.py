@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.lens import is_bridge
 
@@ -67,12 +68,6 @@ def run_reduced(
 
         return hook
 
-    def drop_kept_pattern(layer: int) -> Callable[..., None]:
-        def hook(tensor: Tensor, hook: object) -> None:
-            model.blocks[layer].attn._pattern = None
-
-        return hook
-
     def only_last_position(tensor: Tensor, hook: object) -> Tensor:
         return tensor[:, -1:]
 
@@ -94,8 +89,7 @@ def run_reduced(
     how: dict[str, Any] = {}
     if is_bridge(model):
         # A bridge keeps every layer's pattern until its next run, and unembeds whatever the caller asks for.
-        keeping = [layer for layer in range(cfg.n_layers) if hasattr(model.blocks[layer].attn, "_pattern")]
-        hooks += [(f"blocks.{layer}.hook_attn_out", drop_kept_pattern(layer)) for layer in keeping]
+        hooks += [(f"blocks.{layer}.hook_attn_out", _drop_kept_pattern(model, layer)) for layer in range(cfg.n_layers)]
         accepted = inspect.signature(model.original_model.forward).parameters
         how = {key: value for key, value in {"logits_to_keep": 1, "use_cache": False}.items() if key in accepted}
         if not hasattr(model.original_model, "config"):
@@ -105,6 +99,18 @@ def run_reduced(
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **how)
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
     return Final(held["last"], scale.float())
+
+
+def _drop_kept_pattern(model: Model, layer: int) -> Callable[..., None]:
+    """Drop the pattern that an earlier run left behind, and a hook to drop this run's."""
+    attn = model.blocks[layer].attn
+
+    def drop(*_: Any, **__: Any) -> None:
+        if hasattr(attn, "_pattern"):
+            attn._pattern = None
+
+    drop()
+    return drop
 
 
 def _softmaxed(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
@@ -138,6 +144,49 @@ def logits_at(
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
-def batches(tokens: Int[Tensor, "batch pos"], batch_size: int | None) -> tuple[Tensor, ...]:
-    """Cut a probe into batches [batch, pos], by default of about 2,048 tokens."""
-    return tokens.split(batch_size or max(1, 2048 // tokens.shape[1]))
+class Batch:
+    """Some rows of a probe, worked on inside a ``with``: running out of memory there asks for smaller batches."""
+
+    def __init__(self, tokens: Int[Tensor, "batch pos"], part: slice) -> None:
+        self.rows: Int[Tensor, "batch pos"] = tokens[part]
+        self.part = part
+        """Which rows of the probe these are."""
+        self.fitted = False
+
+    def __enter__(self) -> "Batch":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self.fitted = error is None
+        if error is None or not _out_of_memory(error):
+            return False
+        if len(self.rows) == 1:
+            raise InputError(
+                f"One sequence of {self.rows.shape[1]} tokens does not fit into memory; use shorter ones (a smaller "
+                "period), half precision (dtype='bfloat16', --dtype bfloat16), or another device."
+            ) from error
+        return True
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the CPU or on an accelerator."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def batches(tokens: Int[Tensor, "batch pos"], batch_size: int | None = None) -> Iterator[Batch]:
+    """Cut a probe into batches, by default of about 2,048 tokens; one that does not fit into memory is halved.
+
+    Work on each inside ``with batch:``, and write results at ``batch.part``: what did not fit is done again.
+    """
+    size, start = batch_size or max(1, 2048 // tokens.shape[1]), 0
+    while start < len(tokens):
+        batch = Batch(tokens, slice(start, min(start + size, len(tokens))))
+        yield batch
+        if batch.fitted:
+            start = batch.part.stop
+            continue
+        size = (len(batch.rows) + 1) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,61 @@
+"""How the command line speaks: progress on stderr, answers on stdout."""
+
+import sys
+from typing import Any
+
+import typer
+
+app = typer.Typer(
+    name="inductionlens",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which attention heads are induction heads?",
+)
+
+
+class Progress:
+    """A progress bar on stderr, or nothing."""
+
+    def __init__(self, quiet: bool, task: str) -> None:
+        self.quiet, self.task, self.bar = quiet or not sys.stderr.isatty(), task, None
+
+    def __enter__(self) -> "Progress":
+        if not self.quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self.bar = Progress(
+                SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.id = self.bar.add_task(self.task, total=None)
+        return self
+
+    def say(self, task: str) -> None:
+        """Change what the bar says is going on."""
+        if self.bar is not None:
+            self.bar.update(self.id, description=task)
+
+    def at(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(self.id, completed=done, total=total)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def console_out() -> Any:
+    """A Rich console on stdout that neither colours numbers nor wraps sentences."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def number(value: float) -> str:
+    """Three decimals, a dash for what is not defined, and no minus before zero."""
+    return "-" if value != value else f"{value:.3f}".replace("-0.000", "0.000")
