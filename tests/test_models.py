@@ -634,3 +634,24 @@ def test_a_bridge_object_is_scored_as_its_folder(gpt2_folder):
             assert (found[score] - expected[score]).abs().max() < 1e-5, score
     with refused("processed in part already"):
         il.scan(partly, sequences=2)
+
+
+def test_packed_weights_are_refused(gpt2_copy):
+    edit_config(gpt2_copy, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with refused(r"is quantised \(bitsandbytes\), and packed weights cannot be folded or read; save the model deq"):
+        il.load_model(gpt2_copy)
+    edit_config(gpt2_copy, quantization_config="4bit")
+    with refused(r"is quantised \(4bit\)"):
+        il.load_model(gpt2_copy)
+
+
+def test_objects_with_packed_weights_or_several_devices_are_refused(planted):
+    packed, spread = copy.deepcopy(planted), copy.deepcopy(planted)
+    for model, change in ((packed, lambda weight: weight.to(torch.int8)), (spread, lambda weight: weight.to("meta"))):
+        owner = model.blocks[1].attn if has_hooked_transformer() else model.blocks[1].attn.o.original_component
+        name = "W_O" if has_hooked_transformer() else "weight"
+        setattr(owner, name, torch.nn.Parameter(change(getattr(owner, name).data), requires_grad=False))
+    with refused(r"planted is quantised \(.* is torch.int8\), and packed weights cannot be folded or read"):
+        il.scan(packed)
+    with refused(r"planted lies on several devices \(cpu, meta\); move it to one"):
+        il.scan(spread)

@@ -13,7 +13,7 @@ from inductionlens.models import Model
 from inductionlens.models.folder_checks import first_line, siblings
 from inductionlens.models.lens import has_hooked_transformer, lens, quiet
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import cast, centre_unembedding, check_finite, process
+from inductionlens.models.processing import cast, centre_unembedding, check_weights, process
 
 OFFLINE_WAYS = (
     "offline, give a folder saved by save_pretrained, fill the Hugging Face cache beforehand, or try 'planted'"
@@ -41,7 +41,7 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
             ) from error
         except Exception as error:
             raise InputError(f"{name} could not be loaded: {first_line(error)}.") from error
-    check_finite(model, name)
+    check_weights(model, name)
     model = cast(model, dtype, name)
     model.inductionlens_origin = Origin(name, "hub", revision, checkpoint, bos)
     return model

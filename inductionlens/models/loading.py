@@ -100,13 +100,13 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 def _from_object(model: Model) -> Model:
     from inductionlens.models.lens import model_class
-    from inductionlens.models.processing import check_finite, processed
+    from inductionlens.models.processing import check_weights, processed
 
     if not isinstance(model, model_class()):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         raise InputError(f"A model is a hub name, a folder or a HookedTransformer; got {kind}.")
     origin: Origin = origin_of(model)
-    check_finite(model, origin.name)
+    check_weights(model, origin.name)
     ready = processed(model)
     if ready is not model:
         ready.inductionlens_origin = origin

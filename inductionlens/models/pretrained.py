@@ -21,7 +21,7 @@ from inductionlens.models.folder_checks import (
 )
 from inductionlens.models.lens import has_hooked_transformer, lens, quiet
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import cast, check_finite, process
+from inductionlens.models.processing import cast, check_weights, process
 
 
 def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dtype: str) -> Model:
@@ -56,7 +56,7 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
         except Exception as error:
             raise InputError(loading_trouble(folder, error)) from error
     check_report(folder, report)
-    check_finite(hf_model, str(folder))
+    check_weights(hf_model, str(folder))
     tokenizer = _tokenizer(folder)
     # Read before TransformerLens, which gives a tokenizer without BOS its EOS for one, in place.
     bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)

@@ -155,13 +155,24 @@ def cast(model: Model, dtype: str, name: str) -> Model:
     return model
 
 
-def check_finite(model: torch.nn.Module, name: str) -> None:
-    """Refuse weights with NaN or infinity: attention over them would come out as zeros without a word.
+def check_weights(model: torch.nn.Module, name: str) -> None:
+    """Refuse weights that cannot be scored: packed, spread over devices, or with NaN or infinity, over which attention
+    would come out as zeros without a word.
 
     Raises:
-        InputError: some weight is not finite.
+        InputError: a quantised weight, several devices, or some weight that is not finite.
     """
-    for key, weight in model.named_parameters():
+    weights = dict(model.named_parameters())
+    packed = [key for key, weight in weights.items() if not weight.is_floating_point()]
+    if packed:
+        raise InputError(
+            f"{name} is quantised ({packed[0]} is {weights[packed[0]].dtype}), and packed weights cannot be folded or "
+            "read; load it dequantised."
+        )
+    devices = sorted({str(weight.device) for weight in weights.values()})
+    if len(devices) > 1:
+        raise InputError(f"{name} lies on several devices ({', '.join(devices)}); move it to one to scan it.")
+    for key, weight in weights.items():
         # TransformerLens leaves the table of learned positions unset in models that have none.
         unused = key == "pos_embed.W_pos" and model.cfg.positional_embedding_type not in ("standard", "shortformer")
         if not unused and not torch.isfinite(weight).all():

@@ -12,7 +12,7 @@ from inductionlens.models import Model
 from inductionlens.models.lens import has_hooked_transformer, lens, quiet
 from inductionlens.models.named_weights import named_weights, portable_weights, write_weights
 from inductionlens.models.origin import Origin
-from inductionlens.models.processing import cast, check_finite, process
+from inductionlens.models.processing import cast, check_weights, process
 
 FORMAT = "inductionlens-toy"
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -162,7 +162,7 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
                 f"and is {_shape(found.get(name))}."
             )
     write_weights(model, weights.items())
-    check_finite(model, str(folder))
+    check_weights(model, str(folder))
     model = cast(process(model), dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "toy", bos=shape.bos)
     return model

@@ -5,20 +5,23 @@ its reference, A B A B ..., and the median of the paired ratios is printed.
 """
 
 import argparse
-import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformer_lens.head_detector import detect_head
 
 from inductionlens.measure import attention_targets, measure_attention, measure_copying, measure_induction_logit
 from inductionlens.models.activations import run_reduced
-from inductionlens.models.processing import lens, quiet
+from inductionlens.models.lens import has_hooked_transformer
+from inductionlens.models.loading import load_model
 from inductionlens.probes import repeated_tokens, token_pool
 
-SHAPE = {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072, "d_vocab": 50257, "n_ctx": 1024}
 BATCH, PERIOD, REPEATS = 8, 32, 4
 
 
@@ -36,10 +39,40 @@ def ratio(work: Callable[[], object], reference: Callable[[], object], pairs: in
 
 
 def peak_megabytes(work: Callable[[], object]) -> float:
-    """How far ``work`` raises the highest memory use of this process so far: run in growing order."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The highest memory use of this process during ``work``, as Linux counts it."""
+    Path("/proc/self/clear_refs").write_text("5")
     work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def gpt2(**shape: int) -> Any:
+    """GPT-2 small's shape, or another, with random weights, loaded from a folder as any model is."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(folder)
+        return load_model(folder)
+
+
+def long_rows() -> list[tuple[str, float]]:
+    """What one row of 4,096 tokens costs one layer of 12 heads, beyond the loaded model."""
+    model = gpt2(n_layer=1, n_positions=4096, vocab_size=5000, bos_token_id=0, eos_token_id=0)
+    pool = token_pool(range(1, 5000))
+    repeated = repeated_tokens(pool, period=1023, repeats=4, sequences=1, bos=0)
+    once = repeated_tokens(pool, period=4095, repeats=1, sequences=1, bos=0)
+    before = peak_megabytes(lambda: None)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(repeated.tokens, return_type=None)
+
+    def all_scores() -> None:
+        measure_attention(model, repeated, attention_targets(repeated), with_losses=True)
+        measure_copying(model, once)
+
+    found = [("one row of 4,096 tokens, 12 heads: plain pass", peak_megabytes(plain) - before)]
+    return [*found, ("the same: attention, losses and copying", peak_megabytes(all_scores) - before)]
 
 
 def main() -> None:
@@ -49,19 +82,18 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    with quiet():
-        config = lens().HookedTransformerConfig(**SHAPE, act_fn="gelu_new", normalization_type="LNPre")
-        model = lens().HookedTransformer(config)
+    model = gpt2()
     pool = token_pool(range(50256))
     repeated = repeated_tokens(pool, period=PERIOD, repeats=REPEATS, sequences=BATCH, bos=50256)
     once = repeated_tokens(pool, period=PERIOD * REPEATS, repeats=1, sequences=BATCH, bos=50256)
     logit = repeated_tokens(pool, period=PERIOD * REPEATS // 2, repeats=2, sequences=BATCH, bos=50256)
     targets = attention_targets(repeated)
     everything = {"batch_size": BATCH}
+    no_unembedding = {} if has_hooked_transformer() else {"logits_to_keep": 1, "use_cache": False}
 
     def plain() -> None:
         with torch.no_grad():
-            model(repeated.tokens, return_type=None)
+            model(repeated.tokens, return_type=None, **no_unembedding)
 
     def attention() -> None:
         measure_attention(model, repeated, targets, **everything)
@@ -89,17 +121,20 @@ def main() -> None:
             with torch.no_grad():
                 detect_head(model, [str(row) for row in range(BATCH)], kind)
 
-    memory = [("plain pass", peak_megabytes(plain)), ("attention scores, beyond it", peak_megabytes(attention))]
+    # In growing order, before anything else: memory that was once used may stay with the process.
+    passes = peak_megabytes(plain)
+    memory = [("attention scores, beyond the plain pass", peak_megabytes(attention) - passes), *long_rows()]
     rows = [
         ("hooks alone / plain pass", ratio(hooks_only, plain, given.pairs)),
         ("attention scores / plain pass over the same tokens", ratio(attention, plain, given.pairs)),
         ("all scores and losses / plain passes over the same tokens", ratio(all_scores, three_plain, given.pairs)),
         ("detect_head, its three kinds / attention scores, same tokens", ratio(detector, attention, given.pairs)),
     ]
+    print(f"TransformerLens {version('transformer-lens')}, {type(model).__name__}")
     print(f"{'what':62} {'min':>6} {'median':>6} {'max':>6}")
     for name, (low, middle, high) in rows:
         print(f"{name:62} {low:6.2f} {middle:6.2f} {high:6.2f}")
-    print(f"{'peak memory':62} {'MB':>6}")
+    print(f"{'peak memory':62} {'MiB':>6}")
     for name, size in memory:
         print(f"{name:62} {size:6.0f}")
 
