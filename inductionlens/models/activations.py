@@ -137,7 +137,7 @@ def logits_at(
     model: Model, residual: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, " scored"]
 ) -> Float[Tensor, "batch scored vocabulary"]:
     """Unembed ``residual`` at ``positions`` only: the one place that pays for the vocabulary."""
-    with torch.no_grad():
+    with torch.set_grad_enabled(residual.requires_grad):
         picked = residual[:, positions.to(residual.device)]
         logits = model.unembed(picked.to(model.unembed.W_U.dtype)).float()
         cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0

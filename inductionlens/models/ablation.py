@@ -1,0 +1,225 @@
+"""Switch heads off inside a `with`."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inductionlens.errors import InputError
+from inductionlens.heads import Head
+from inductionlens.models import Model
+from inductionlens.models.activations import Attention, run_reduced
+
+OUTPUTS = ("zero", "mean")
+Hook = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """What every head did on some tokens, with nothing switched off."""
+
+    tokens: Int[Tensor, "batch pos"]
+    """The tokens it ran on."""
+    patterns: tuple[Float[Tensor, "batch head query key"], ...]
+    """Attention, one tensor for each layer."""
+    outputs: tuple[Float[Tensor, "batch pos head d_head"], ...]
+    """Head outputs before W_O (``z``), one tensor for each layer."""
+
+    def means(self) -> tuple[Float[Tensor, "head d_head"], ...]:
+        """Each head's mean output over all sequences and positions."""
+        return tuple(output.float().mean((0, 1)) for output in self.outputs)
+
+
+def clean_run(model: Model, tokens: Int[Tensor, "batch pos"]) -> CleanRun:
+    """Run a model once and keep what `ablate` can hold or put in place: every pattern and head output.
+
+    Memory: layers x batch x heads x pos x pos for the patterns. The model may be processed or not; it is not changed.
+    """
+    patterns: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def keep(layer: Attention) -> None:
+        patterns.append(layer.pattern.to(layer.mixed.dtype).clone())
+        outputs.append(layer.mixed.clone())
+
+    run_reduced(model, tokens, keep, mixed=True)
+    return CleanRun(tokens, tuple(patterns), tuple(outputs))
+
+
+@contextlib.contextmanager
+def ablate(
+    model: Model,
+    heads: Iterable[Head | str | tuple[int, int]],
+    output: str | CleanRun = "zero",
+    *,
+    mean_over: Int[Tensor, "batch pos"] | None = None,
+    patterns: "CleanRun | Sequence[Float[Tensor, 'batch head query key']] | None" = None,
+) -> Iterator[None]:
+    """Replace the output of ``heads`` while the ``with`` lasts; everything downstream is free to react.
+
+    ``output`` is put in the place of each head's ``z``, before the output projection, at every position:
+
+    * ``"zero"``: nothing is written. (Where value biases are not folded into b_O, they go as well; models from
+      `load_model` have them folded, and b_O always stays.)
+    * ``"mean"``: the head's mean output over all sequences and positions of ``mean_over``, tokens of your choice; by
+      default those of ``patterns``, where that is a `CleanRun`.
+    * a `CleanRun` of other tokens of the same shape: the head's output there, position by position.
+
+    ``patterns`` holds attention, in every layer and head, at that of a clean run on the tokens the model will see:
+    then only the values that later heads read can change (Olsson et al. 2022, Argument 3). Without it, later
+    attention is recomputed: a previous-token head matters to the induction head above it.
+
+    Uses may be nested; where two name one head, the inner one counts. Afterwards, also after an exception, the model
+    is what it was, to the bit. Before the first use on a model, one short run checks that its class honours such
+    edits; some drop them without a word.
+
+    Raises:
+        InputError: an unknown head, no head or all of them, means over nothing, a run of another shape, edits that
+            the model's class drops, or a ``with`` in which no ablated head ran.
+    """
+    chosen = _checked_heads(model, heads)
+    values = _replacements(model, chosen, output, mean_over, patterns)
+    held = None if patterns is None else _checked_patterns(model, patterns)
+    check_edits(model, patterns=held is not None)
+    ran: set[str] = set()
+    hooks: list[tuple[str, Hook]] = []
+    for layer in sorted({head.layer for head in chosen}):
+        indices = [head.index for head in chosen if head.layer == layer]
+        hooks.append((f"blocks.{layer}.attn.hook_z", _put(indices, values[layer], ran)))
+    for layer, pattern in enumerate(held or ()):
+        hooks.append((f"blocks.{layer}.attn.hook_pattern", _hold(layer, pattern)))
+    with model.hooks(fwd_hooks=hooks):
+        yield
+    if not ran:
+        named = ", ".join(str(head) for head in chosen)
+        raise InputError(f"No ablated head ({named}) ran inside the with: run this model, from no later layer, in it.")
+
+
+def _checked_heads(model: Model, heads: Iterable[Head | str | tuple[int, int]]) -> list[Head]:
+    if isinstance(heads, (str, Head)):
+        heads = [heads]
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    chosen = sorted({Head.parse(head) for head in heads})
+    for head in chosen:
+        head.check(n_layers, n_heads)
+    if not chosen:
+        raise InputError("heads must name at least one head to ablate, such as '5.1'; got none.")
+    if len(chosen) == n_layers * n_heads:
+        raise InputError(
+            f"All {len(chosen)} heads of the model are to be ablated, which leaves nothing that could depend on them; "
+            "name some of them."
+        )
+    return chosen
+
+
+def _replacements(
+    model: Model, heads: list[Head], output: str | CleanRun, mean_over: Tensor | None, patterns: object
+) -> dict[int, Tensor | float]:
+    """What goes into z, by layer: 0, means [head, d_head], or another run's outputs [batch, pos, head, d_head]."""
+    layers = {head.layer for head in heads}
+    if isinstance(output, CleanRun):
+        if len(output.outputs) != model.cfg.n_layers:
+            raise InputError(f"output is a run of {len(output.outputs)} layers, the model has {model.cfg.n_layers}.")
+        return {layer: output.outputs[layer] for layer in layers}
+    if output not in OUTPUTS:
+        raise InputError(f"output must be one of {', '.join(OUTPUTS)}, or a clean_run of other tokens; got {output!r}.")
+    if output == "zero":
+        return dict.fromkeys(layers, 0.0)
+    if mean_over is None and not isinstance(patterns, CleanRun):
+        raise InputError("output='mean' needs to know what the mean is over: give tokens as mean_over.")
+    means = patterns.means() if mean_over is None else clean_run(model, mean_over).means()
+    return {layer: means[layer] for layer in layers}
+
+
+def _checked_patterns(model: Model, patterns: "CleanRun | Sequence[Tensor]") -> "Sequence[Tensor]":
+    held = patterns.patterns if isinstance(patterns, CleanRun) else patterns
+    if len(held) != model.cfg.n_layers:
+        raise InputError(
+            f"patterns must hold one pattern for each of the model's {model.cfg.n_layers} layers; got {len(held)}."
+        )
+    return held
+
+
+def _put(indices: list[int], value: Tensor | float, ran: set[str]) -> Hook:
+    def hook(z: Tensor, hook: object) -> Tensor:
+        ran.add("z")
+        changed = z.clone()
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape != z.shape:
+            raise InputError(
+                f"output is a run on {_size(value)} and the model runs on {_size(z)}: give a run of the same shape."
+            )
+        changed[:, :, indices] = value[..., indices, :].to(z) if isinstance(value, Tensor) else value
+        return changed
+
+    return hook
+
+
+def _hold(layer: int, held: Float[Tensor, "batch head query key"]) -> Hook:
+    def hook(pattern: Tensor, hook: object) -> Tensor:
+        if held.shape != pattern.shape:
+            raise InputError(
+                f"patterns are of {len(held)} sequences of {held.shape[-1]} tokens and the model runs on "
+                f"{len(pattern)} of {pattern.shape[-1]}: hold those of the same tokens, batch by batch."
+            )
+        return held.to(pattern)
+
+    return hook
+
+
+def _size(z: Float[Tensor, "batch pos head d_head"]) -> str:
+    return f"{z.shape[0]} sequences of {z.shape[1]} tokens"
+
+
+def check_edits(model: Model, *, patterns: bool) -> None:
+    """Make sure that the model's class honours edits of head outputs, and of attention if ``patterns``.
+
+    Known cases drop them: TransformerBridge's GPT-Neo keeps Hugging Face's own attention. Done once for each model.
+
+    Raises:
+        InputError: an edit made no difference where it must.
+    """
+    checked = getattr(model, "inductionlens_edits", frozenset())
+    wanted = {"z", "pattern"} if patterns else {"z"}
+    if wanted <= checked:
+        return
+    cfg = model.cfg
+    tokens = torch.arange(min(6, cfg.n_ctx, cfg.d_vocab))[None]
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Hook:
+        def hook(tensor: Tensor, hook: object) -> None:
+            kept[name] = tensor.detach().clone()
+
+        return hook
+
+    def forced(pattern: Tensor, hook: object) -> Tensor:
+        return torch.ones_like(pattern).tril() / torch.arange(1, pattern.shape[-1] + 1, device=pattern.device)[:, None]
+
+    def emptied(z: Tensor, hook: object) -> Tensor:
+        return torch.zeros_like(z)
+
+    block = f"blocks.{cfg.n_layers - 1}.attn.hook_"
+    if patterns:
+        _run_hooked(model, tokens, [(block + "pattern", forced), (block + "v", keep("v")), (block + "z", keep("z"))])
+        v = kept["v"].repeat_interleave(cfg.n_heads // kept["v"].shape[2], dim=2).float()
+        expected = v.cumsum(1) / torch.arange(1, v.shape[1] + 1, device=v.device)[:, None, None]
+        if not torch.allclose(kept["z"].float(), expected, rtol=1e-2, atol=1e-3 * (1 + float(v.abs().max()))):
+            raise InputError(
+                "This model's class drops edits of attention, so patterns cannot be held; ablate without patterns."
+            )
+    last = f"blocks.{cfg.n_layers - 1}.hook_resid_post"
+    _run_hooked(model, tokens, [(block + "z", keep("z")), (last, keep("clean"))])
+    _run_hooked(model, tokens, [(block + "z", emptied), (last, keep("emptied"))])
+    writes = torch.einsum("bphe,hed->bpd", kept["z"].float(), model.blocks[-1].attn.W_O.detach().float())
+    if bool((writes.abs() > 1e-4).any()) and torch.equal(kept["clean"], kept["emptied"]):
+        raise InputError("This model's class drops edits of head outputs, so its heads cannot be ablated.")
+    model.inductionlens_edits = checked | wanted
+
+
+def _run_hooked(model: Model, tokens: Tensor, hooks: list[tuple[str, Hook]]) -> None:
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks)

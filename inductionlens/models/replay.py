@@ -1,0 +1,80 @@
+"""A clean run that can be taken up again at any layer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inductionlens.models import Model
+from inductionlens.models.activations import Attention, run_reduced
+
+
+class Recorded(NamedTuple):
+    """What it takes to start again in the middle of a model."""
+
+    model: Model
+    residuals: tuple[Float[Tensor, "batch pos d_model"], ...]
+    """What enters each layer."""
+    calls: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
+    """What else each layer was called with: masks, rotary tables."""
+    final: Float[Tensor, "batch pos d_model"]
+    """What the unembedding would read."""
+
+
+def record(
+    model: Model, tokens: Int[Tensor, "batch pos"], keep: Callable[[Attention], None] = lambda layer: None
+) -> Recorded:
+    """Run the model once, without its unembedding, and keep what enters each layer; ``keep`` sees each layer's
+    attention and head outputs, as in `run_reduced`."""
+    residuals: list[Tensor] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def before(block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = dict(kwargs)
+        residual, *rest = args if args else (kwargs.pop("hidden_states"),)
+        residuals.append(residual)
+        calls.append((tuple(rest), kwargs))
+
+    with ExitStack() as stack:
+        for block in model.blocks:
+            stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
+        final = run_reduced(model, tokens, keep, mixed=True)
+    return Recorded(model, tuple(residuals), tuple(calls), final.residual)
+
+
+def resume(
+    run: Recorded, layer: int, residual: Float[Tensor, "rows pos d_model"], hooks: list[tuple[str, Callable[..., Any]]]
+) -> Float[Tensor, "rows pos d_model"]:
+    """Run layer ``layer`` and those above it from ``residual``, and give what the unembedding would read.
+
+    ``residual`` may hold the recorded batch several times over, one copy after the other.
+    """
+    model, copies = run.model, len(residual) // len(run.residuals[0])
+    with model.hooks(fwd_hooks=hooks):
+        for block, (args, kwargs) in zip(list(model.blocks)[layer:], run.calls[layer:], strict=True):
+            batch = len(run.residuals[0])
+            again = [_repeated(value, batch, copies) for value in args]
+            named = {name: _repeated(value, batch, copies) for name, value in kwargs.items()}
+            residual = block(residual, *again, **named)
+            residual = residual[0] if isinstance(residual, tuple) else residual
+        return model.ln_final(residual) if model.cfg.normalization_type is not None else residual
+
+
+def _repeated(value: Any, batch: int, copies: int) -> Any:
+    """A layer's argument for several copies of its batch."""
+    if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch:
+        return value.repeat(copies, *[1] * (value.ndim - 1)) if copies > 1 else value
+    if isinstance(value, tuple):
+        return tuple(_repeated(part, batch, copies) for part in value)
+    return value
+
+
+def stacks(sizes: list[int], rows: int, most: int) -> Iterator[slice]:
+    """Cut a list of jobs, sorted by layer, into runs of one layer that hold at most ``most`` rows each."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if stop == len(sizes) or sizes[stop] != sizes[start] or (stop - start + 1) * rows > most:
+            yield slice(start, stop)
+            start = stop
