@@ -5,6 +5,9 @@ from typing import Any
 
 #: Public name -> the module that holds it. Loaded on first use, so that importing the package costs no torch.
 PUBLIC = {
+    "ablate": "models.ablation",
+    "ablation_study": "studies.ablation",
+    "clean_run": "models.ablation",
     "Head": "heads",
     "HeadScores": "head_scores",
     "InputError": "errors",

@@ -34,6 +34,8 @@ class Stimulus:
     """The positions whose next token's loss is read, 0-based, ascending."""
     values: Mapping[str, Value]
     """Name -> losses [batch, scored] in nats and tokens to one number for each sequence."""
+    mean_over: Int[Tensor, "other pos"] | None = None
+    """Other tokens of the same stimulus, for heads' mean outputs."""
 
 
 class Change(NamedTuple):

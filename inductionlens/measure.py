@@ -224,3 +224,25 @@ def measure_weights(model: Model) -> dict[str, Float[np.ndarray, "layer head"]]:
         "ov_eigen": circuits.eigenvalue_score(eigenvalues).numpy(),
         "ov_eigen_fraction": circuits.positive_fraction(eigenvalues).numpy(),
     }
+
+
+def losses_by_position(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "batch pos-1"]:
+    """The loss in nats of every token but the first: entry i is -log p(t_{i+1} | t_0 .. t_i), as float64.
+
+    One forward pass per batch; the unembedding is paid block by block.
+    """
+    kept = np.empty((len(tokens), tokens.shape[1] - 1))
+    scored = torch.arange(tokens.shape[1] - 1)
+    for batch in batches(tokens, batch_size):
+        with batch:
+            rows = batch.rows.to(_device(model))
+            final = run_reduced(model, rows, lambda layer: None)
+            kept[batch.part] = token_losses(model, final, rows, scored).numpy()
+            if progress is not None:
+                progress(len(rows))
+    return kept

@@ -24,6 +24,7 @@ FLOORS = [
     ("studies", 3, "studies"),
     ("measure", 2, "measure"),
     ("controls", 2, "measure"),
+    ("effects", 2, "measure"),
     ("models", 1, "models"),
     ("scores", 1, "scores"),
     ("probes", 1, "scores"),
@@ -37,6 +38,7 @@ FLOORS = [
     ("heads", 0, "ground"),
     ("tables", 0, "ground"),
     ("files", 0, "ground"),
+    ("partial", 0, "ground"),
     ("head_scores", 0, "ground"),
 ]
 ONLY_IN = {"transformer_lens": ("models",), "matplotlib": ("plots",), "typer": ("cli",), "rich": ("cli",)}

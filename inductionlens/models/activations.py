@@ -56,15 +56,17 @@ def run_reduced(
 
         return hook
 
-    def finish(layer: int) -> Callable[..., None]:
+    def gather(layer: int, name: str) -> Callable[..., None]:
         def hook(tensor: Tensor, hook: object) -> None:
-            v = held.pop("v", None)
-            if v is not None:
-                v = v.repeat_interleave(cfg.n_heads // v.shape[2], dim=2)
-            pattern = tensor if not mixed else held.pop("pattern")
-            if half:
-                pattern = _softmaxed(pattern)
-            reduce(Attention(layer, pattern, v, tensor if mixed else None))
+            held[name] = tensor
+            # Which comes last depends on the class: some mix the values before they show the pattern.
+            if wanted <= held.keys():
+                found = {part: held.pop(part) for part in wanted}
+                v = found.get("v")
+                if v is not None:
+                    v = v.repeat_interleave(cfg.n_heads // v.shape[2], dim=2)
+                pattern = _softmaxed(found[attention]) if half else found[attention]
+                reduce(Attention(layer, pattern, v, found.get("z")))
 
         return hook
 
@@ -74,14 +76,10 @@ def run_reduced(
     # A half-precision model rounds its pattern; its scores are softmaxed here in float32 instead.
     half = cfg.dtype in (torch.float16, torch.bfloat16) and not getattr(cfg, "use_attention_sinks", False)
     attention = "attn_scores" if half else "pattern"
+    wanted = {attention} | ({"v"} if values else set()) | ({"z"} if mixed else set())
     hooks: list[tuple[str, Callable[..., None]]] = []
     for layer in range(cfg.n_layers):
-        block = f"blocks.{layer}.attn.hook_"
-        if values:
-            hooks.append((block + "v", keep("v")))
-        if mixed:
-            hooks.append((block + attention, keep("pattern")))
-        hooks.append((block + ("z" if mixed else attention), finish(layer)))
+        hooks += [(f"blocks.{layer}.attn.hook_{name}", gather(layer, name)) for name in sorted(wanted)]
     normed = cfg.normalization_type is not None
     hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
     if normed:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,11 +38,23 @@ def record(
         residuals.append(residual)
         calls.append((tuple(rest), kwargs))
 
+    last: list[Tensor] = []
+
+    def after(block: object, args: object, output: Any) -> None:
+        last.append(output[0] if isinstance(output, tuple) else output)
+
     with ExitStack() as stack:
         for block in model.blocks:
             stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
-        final = run_reduced(model, tokens, keep, mixed=True)
-    return Recorded(model, tuple(residuals), tuple(calls), final.residual)
+        stack.callback(model.blocks[-1].register_forward_hook(after).remove)
+        run_reduced(model, tokens, keep, mixed=True)
+    with torch.no_grad():
+        return Recorded(model, tuple(residuals), tuple(calls), _final(model, last[0]))
+
+
+def _final(model: Model, residual: Tensor) -> Tensor:
+    """The final norm with its gain, where there is one, folded or not."""
+    return model.ln_final(residual) if model.cfg.normalization_type is not None else residual
 
 
 def resume(
@@ -59,7 +72,7 @@ def resume(
             named = {name: _repeated(value, batch, copies) for name, value in kwargs.items()}
             residual = block(residual, *again, **named)
             residual = residual[0] if isinstance(residual, tuple) else residual
-        return model.ln_final(residual) if model.cfg.normalization_type is not None else residual
+        return _final(model, residual)
 
 
 def _repeated(value: Any, batch: int, copies: int) -> Any:

@@ -1,8 +1,15 @@
 """What a model's losses say."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from inductionlens.errors import InputError
+
+#: Log-spaced edges between index 1 and the last one, so at most 19 bins.
+EDGES = 20
 
 
 def token_losses(
@@ -22,3 +29,80 @@ def copy_positions(
     """
     place = torch.arange(1, pos) - start
     return (place >= 0) & (place < period), (place > period) & (place % period != 0)
+
+
+def check_pair(late: int, early: int, indices: int) -> None:
+    """Refuse a pair of indices that does not fit into a loss array of ``indices`` entries.
+
+    Raises:
+        InputError: not 0 <= early < late <= indices - 1.
+    """
+    if not 0 <= early < late <= indices - 1:
+        raise InputError(
+            f"late and early must satisfy 0 <= early < late <= {indices - 1}, the last index of {indices} losses; "
+            f"got late={late} and early={early}."
+        )
+
+
+def icl_score(losses: Float[Tensor, "batch index"], late: int = 500, early: int = 50) -> Float[Tensor, " batch"]:
+    """Unbounded, nats, *negative is more* in-context learning: loss[late] - loss[early], which falls as a model learns.
+
+    ``losses[b, i]`` is -log p(t_{i+1} | t_0 .. t_i), BOS counted, and both indices count from 0. The mean over the
+    batch is the score of Olsson et al. 2022, which once prints it the other way round, as 50th minus 500th.
+
+    Raises:
+        InputError: the pair does not fit.
+    """
+    check_pair(late, early, losses.shape[1])
+    return losses[:, late] - losses[:, early]
+
+
+class LossDerivative(NamedTuple):
+    """How loss changes with the logarithm of its index, bin by bin."""
+
+    first: Int[Tensor, " bin"]
+    """First index of each bin; index 0 is in none."""
+    last: Int[Tensor, " bin"]
+    """Last index of each bin, itself in the bin."""
+    slope: Float[Tensor, "batch bin"]
+    """Least-squares slope of loss on ln(index), nats per e-fold of context; NaN where there is one index alone."""
+
+
+def loss_derivative(losses: Float[Tensor, "batch index"], edges: int = EDGES) -> LossDerivative:
+    """Unbounded, nats per e-fold, below 0 where more context still helps: d loss / d ln(index) of Olsson et al. 2022.
+
+    Indices 1 .. n-1 are cut at ``edges`` log-spaced edges, rounded and without repeats. A bin holds its left edge and
+    not its right one; the last bin holds both. A bin of one index joins the bin to its right, the last the one to its
+    left. A slope is linear in the losses: the mean of the rows' slopes is the slope of the rows' mean.
+
+    Raises:
+        InputError: fewer than 2 edges.
+    """
+    if edges < 2:
+        raise InputError(f"edges must be at least 2, the ends of one bin; got {edges}.")
+    bins = _log_bins(losses.shape[1] - 1, edges)
+    first, last = torch.tensor(bins, dtype=torch.long).view(-1, 2).unbind(1)
+    slope = torch.empty(len(losses), len(bins), dtype=torch.float64)
+    for column, (start, end) in enumerate(bins):
+        x = torch.arange(start, end + 1, dtype=torch.float64, device=losses.device).log()
+        x -= x.mean()
+        slope[:, column] = (losses[:, start : end + 1].double() @ x) / (x @ x)
+    return LossDerivative(first, last, slope)
+
+
+def _log_bins(last: int, edges: int) -> list[tuple[int, int]]:
+    """First and last index of each bin of the indices 1 .. ``last``."""
+    if last < 1:
+        return []
+    ends = sorted({round(last ** (step / (edges - 1))) for step in range(edges)})
+    starts = ends[:-1] or [1]  # the last edge closes a bin and opens none
+    bins: list[tuple[int, int]] = []
+    waiting = None
+    for start, end in zip(starts, [*(after - 1 for after in starts[1:]), last], strict=True):
+        waiting = start if waiting is None else waiting
+        if end > waiting:
+            bins.append((waiting, end))
+            waiting = None
+    if waiting is not None:
+        bins = [*bins[:-1], (bins[-1][0] if bins else waiting, last)]
+    return bins

@@ -1,0 +1,128 @@
+"""ablate: what breaks when heads are removed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inductionlens.cli.speak import Progress, app, console_out
+from inductionlens.errors import InputError
+
+if TYPE_CHECKING:
+    from inductionlens.studies.ablation import AblationEffects
+
+MEANING = {
+    "copies": "nats lost on later copies of random blocks",
+    "icl": "in-context learning lost, in nats",
+    "text": "nats lost on text",
+}
+
+
+@app.command()
+def ablate(
+    model: Annotated[str, typer.Argument(help="A folder, 'planted', or a hub name such as gpt2.")],
+    heads: Annotated[str, typer.Option(help="all, a kind such as induction, or names: 5.1,6.9.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="Write the effects here: .csv, .parquet or .json; groups go beside.")] = None,
+    output: Annotated[str, typer.Option(help="What replaces a head's output: zero or mean.")] = "zero",
+    hold_patterns: Annotated[bool, typer.Option("--hold-patterns", help="Hold attention at the clean run's.")] = False,
+    method: Annotated[str, typer.Option(help="exact, or gradient: a first-order estimate of all heads at once.")] = "exact",
+    measures: Annotated[str, typer.Option(help="Any of copies, icl, text, with commas.")] = "copies,icl,text",
+    text: Annotated[str, typer.Option(help="Text for windows: stdlib, random, a .txt file or folder, hub:NAME.")] = "auto",
+    windows: Annotated[int, typer.Option(help="Windows of text.")] = 20,
+    length: Annotated[int | None, typer.Option(help="Tokens in a window; 512 or the context by default.")] = None,
+    late: Annotated[int | None, typer.Option(help="Later token of the in-context-learning score.")] = None,
+    early: Annotated[int | None, typer.Option(help="Earlier token of it.")] = None,
+    sequences: Annotated[int, typer.Option(help="Sequences of repeated random blocks.")] = 20,
+    period: Annotated[int, typer.Option(help="Length of the repeated block.")] = 25,
+    repeats: Annotated[int, typer.Option(help="How often it is repeated.")] = 4,
+    no_groups: Annotated[bool, typer.Option("--no-groups", help="Remove heads one by one only.")] = False,
+    draws: Annotated[int, typer.Option(help="Random groups of each size.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides every random token and group.")] = 0,
+    bos: Annotated[int | None, typer.Option(help="Token id to start sequences with, instead of the model's own BOS.")] = None,
+    no_bos: Annotated[bool, typer.Option("--no-bos", help="Start sequences without BOS.")] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences per forward pass.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    checkpoint: Annotated[int | None, typer.Option(help="Training checkpoint of a hub series, by step.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:  # fmt: skip
+    """Remove heads of MODEL, one by one and in groups, and say what it costs, beside random heads."""
+    from inductionlens.files import check_writable, format_of, sidecar_of
+
+    partial = None
+    if out is not None:
+        format_of(out)
+        partial = out.with_name(out.name + ".partial")
+        for path in (out, sidecar_of(out), partial):
+            check_writable(path)
+    if no_bos and bos is not None:
+        raise InputError("--bos and --no-bos contradict each other; give one.")
+    with Progress(quiet, f"loading {model}") as progress:
+        from inductionlens.models.loading import load_model
+        from inductionlens.studies.ablation import ablation_study
+        from inductionlens.studies.ablation_options import AblationOptions
+
+        options = AblationOptions(
+            output=output, hold_patterns=hold_patterns, method=method,
+            measures=tuple(name.strip() for name in measures.split(",")), text=text, windows=windows, length=length,
+            late=late, early=early, sequences=sequences, period=period, repeats=repeats, groups=not no_groups,
+            draws=draws, seed=seed, bos=False if no_bos else True if bos is None else bos, batch_size=batch_size,
+        )  # fmt: skip
+        loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
+        progress.say(f"ablating {model}")
+        effects = ablation_study(loaded, heads=heads, options=options, partial=partial, on_progress=progress.at)
+    if out is not None:
+        effects.save(out)
+    if not quiet:
+        _summary(effects, out)
+
+
+def _summary(effects: "AblationEffects", out: Path | None) -> None:
+    """Print the heads that cost most, the largest groups, and the share of copying that is lost."""
+    from rich import box
+    from rich.table import Table
+
+    console, table = console_out(), effects.table
+    names = [column.removeprefix("effect_") for column in table.columns if column.startswith("effect_")]
+    names = [name for name in names if f"control_{name}" in table.columns]
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("head")
+    grid.add_column("kind", no_wrap=True)
+    for name in names:
+        grid.add_column(name, justify="right")
+        grid.add_column("others", justify="right")
+    for row in table.sort_values(f"effect_{names[0]}", ascending=False, kind="stable").head(10).to_dict("records"):
+        cells = (f"{row[kind + name]:+.3f}" for name in names for kind in ("effect_", "control_"))
+        grid.add_row(f"{row['layer']}.{row['head']}", row["kind"], *cells)
+    console.print(grid)
+    first = table.iloc[0]
+    how = f"{first['output']} output, patterns {first['patterns']}, {first['method']}"
+    console.print(f"Ablated minus clean ({how}); others: mean of the other heads of the layer.", markup=False)
+    for name in names:
+        if name in MEANING:
+            console.print(f"{name}: {MEANING[name]}.", markup=False)
+    _groups(effects, names, console)
+    if out is not None:
+        console.print(f"{len(table)} rows written to {out}", markup=False)
+
+
+def _groups(effects: "AblationEffects", names: list[str], console: object) -> None:
+    groups = effects.groups
+    if not len(groups):
+        return
+    largest = groups[groups["k"] == groups[groups["set"] == "induction"]["k"].max()]
+    for name in names:
+        own = largest[largest["set"] == "induction"][f"effect_{name}"].iloc[0]
+        random = largest[largest["set"] == "random"][f"effect_{name}"]
+        console.print(
+            f"{name}: without the {largest['k'].iloc[0]} strongest induction heads {own:+.3f}; without as many other "
+            f"heads {random.mean():+.3f} on average, {random.max():+.3f} at most ({random.size} random sets).",
+            markup=False,
+        )
+    share = effects.share_of_copying_lost()
+    if share["induction"] == share["induction"]:
+        console.print(
+            f"Of the copying gain {share['induction']:.0%} goes with them, {share['random']:.0%} with random ones.",
+            markup=False,
+        )

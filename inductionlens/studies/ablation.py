@@ -1,0 +1,225 @@
+"""What breaks when heads are removed?"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inductionlens.effects import Change, Stimulus, Value, measure_attribution, measure_effects
+from inductionlens.errors import InputError
+from inductionlens.files import write_table
+from inductionlens.head_scores import HeadScores
+from inductionlens.heads import Head
+from inductionlens.models import Model
+from inductionlens.models.ablation import clean_run
+from inductionlens.models.loading import load_model
+from inductionlens.models.named_weights import named_weights
+from inductionlens.models.origin import origin_of
+from inductionlens.models.processing import processing_of
+from inductionlens.partial import Partial
+from inductionlens.studies.ablation_groups import make_groups
+from inductionlens.studies.ablation_options import AblationOptions
+from inductionlens.studies.ablation_stimuli import make_stimuli
+from inductionlens.studies.ablation_tables import group_rows, head_rows
+from inductionlens.studies.provenance import PACKAGES
+from inductionlens.studies.scan import scan
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class AblationEffects:
+    """What removing heads did: one row for each head, and one for each group of heads."""
+
+    table: "pandas.DataFrame"
+    """One row per head: ``effect_NAME`` is ablated minus clean, in nats, with its 95% interval over sequences, beside
+    ``control_NAME``, the mean effect of the other heads of its layer."""
+    groups: "pandas.DataFrame"
+    """One row per group: the strongest k induction heads, k previous-token heads, and random sets of k others."""
+    clean: dict[str, float]
+    """Each measure with nothing removed, and ``copying_gain``: loss on first copies minus loss on later ones."""
+    provenance: dict[str, Any]
+    """How it was measured."""
+    samples: dict[str, Float[np.ndarray, "head sequence"]] = field(default_factory=dict, repr=False)
+    """Per-sequence effects behind each measure, in the table's row order."""
+
+    def share_of_copying_lost(self) -> dict[str, float]:
+        """Which share of the model's copying gain goes with its induction heads, and with as many random ones (the
+        mean over draws). 1 is all of it; NaN where no group was removed."""
+        largest = self.groups[self.groups["set"] == "induction"]["k"].max() if len(self.groups) else np.nan
+        gain = self.clean.get("copying_gain", np.nan)
+        found = {}
+        for name in ("induction", "random"):
+            part = self.groups[(self.groups["set"] == name) & (self.groups["k"] == largest)] if len(self.groups) else []
+            found[name] = float(part["effect_copies"].mean() / gain) if len(part) and gain else float("nan")
+        return found
+
+    def save(self, path: str | Path, format: str | None = None) -> None:
+        """Write the head table, whole or not at all, and its record; groups go to ``NAME.groups`` beside it."""
+        path = Path(path)
+        write_table(path, self.table, self.provenance | {"clean": self.clean}, format)
+        if len(self.groups):
+            write_table(path.with_suffix(f".groups{path.suffix}"), self.groups, self.provenance, format)
+
+
+def ablation_study(
+    model: Model | str | Path,
+    windows: Int[Tensor, "batch pos"] | None = None,
+    *,
+    heads: Iterable[Head | str | tuple[int, int]] | str = "all",
+    extra: Mapping[str, Value] | None = None,
+    options: AblationOptions | None = None,
+    scores: HeadScores | None = None,
+    partial: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> AblationEffects:
+    """Remove heads one by one, and in groups, and say what it costs. Olsson et al. 2022, Argument 3.
+
+    ``windows`` are token ids for the ``icl`` and ``text`` measures; by default they are taken from ``text``. ``heads``
+    are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures of yours:
+    name -> function of the windows' losses [batch, pos - 1] (nats; entry i is the loss of token i + 1) and tokens
+    [batch, pos], giving one number per sequence. ``scores`` is a scan of the same model, made here if not given.
+    ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for bit.
+    Settings may be given by name or as `AblationOptions`.
+
+    Effects are ablated minus clean. ``effect_copies``: nats lost on later copies of random blocks. ``effect_icl``:
+    positive means in-context learning lost (the score itself is negative where there is any). ``effect_text``: nats
+    lost on text. Beside a head's effect stands ``control_...``, the mean effect of the other heads of its layer; groups
+    stand beside random groups of as many other heads.
+
+    Raises:
+        InputError: an unknown head, option or measure; windows that do not fit; a measure of the wrong shape.
+    """
+    options = _settle(options, settings)
+    model = load_model(model)
+    if scores is None:
+        shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
+        scores = scan(model, seed=options.seed, text="random", **shape)
+    if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
+        raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
+    chosen = _chosen(model, heads, scores)
+    stimuli, notes = make_stimuli(model, windows, options, extra or {})
+    beside = _beside(model, chosen)
+    singles = sorted({*chosen, *(other for others in beside.values() for other in others)})
+    groups = make_groups(scores, options) if options.groups and options.method == "exact" else []
+    removed = [[head] for head in singles] + [list(group.heads) for group in groups]
+    record = _record(model, options, notes, chosen)
+    work = record | {"removed": [[str(head) for head in group] for group in removed], "weights": _digest(model)}
+    parts = Partial(None if partial is None else Path(partial), work)
+    clean: dict[str, np.ndarray] = {}
+    effects: dict[str, np.ndarray] = {}
+    total = sum(len(stimulus.tokens) for stimulus in stimuli) * (len(removed) + 1)
+    done = 0
+
+    def on_part(key: str, part: dict[str, list[list[float]]]) -> None:
+        nonlocal done
+        parts.add(key, part)
+        done += sum(len(row) for row in next(iter(part.values())))
+        if on_progress is not None:
+            on_progress(min(done, total), total)
+
+    for stimulus in stimuli:
+        change = _change(model, stimulus, options)
+        if options.method == "gradient":
+            found = measure_attribution(model, stimulus, change, batch_size=options.batch_size)
+            for name, values in found.items():
+                effects[name] = np.stack([values[head.layer, head.index] for head in singles])
+            continue
+        measured = measure_effects(
+            model, stimulus, removed, change, batch_size=options.batch_size, kept=parts.parts, on_part=on_part
+        )
+        clean |= measured.clean
+        for name, values in measured.ablated.items():
+            effects[name] = values - measured.clean[name]
+    table, samples = head_rows(origin_of(model).name, scores, options, chosen, singles, beside, effects)
+    result = AblationEffects(
+        table, group_rows(groups, len(singles), effects, options), _clean_values(clean, scores), record, samples
+    )
+    parts.finish()
+    return result
+
+
+def _settle(options: AblationOptions | None, settings: dict[str, Any]) -> AblationOptions:
+    if options is not None and settings:
+        raise InputError("Give ablation_study either options or settings by name, not both.")
+    known = AblationOptions.__dataclass_fields__
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise InputError(f"ablation_study has no setting {unknown[0]!r}; it has {', '.join(known)}.")
+    return options or AblationOptions(**settings)
+
+
+def _chosen(model: Model, heads: Iterable[Head | str | tuple[int, int]] | str, scores: HeadScores) -> list[Head]:
+    everything = [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    if isinstance(heads, str) and heads == "all":
+        return everything
+    if isinstance(heads, str) and not any(letter.isdigit() for letter in heads):
+        found = sorted(scores.heads(heads))
+        if not found:
+            raise InputError(
+                f"The scan found no {heads} head to remove; name heads, or take all of them (heads='all')."
+            )
+        return found
+    named = heads.split(",") if isinstance(heads, str) else heads
+    chosen = sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
+    for head in chosen:
+        head.check(model.cfg.n_layers, model.cfg.n_heads)
+    if not chosen:
+        raise InputError("heads must name at least one head, such as '5.1', a kind, or 'all'; got none.")
+    return chosen
+
+
+def _beside(model: Model, chosen: list[Head]) -> dict[Head, list[Head]]:
+    """The control of each head: the other heads of its layer, without those that were asked for where some remain."""
+    found = {}
+    for head in chosen:
+        others = [Head(head.layer, index) for index in range(model.cfg.n_heads) if index != head.index]
+        found[head] = [other for other in others if other not in chosen] or others
+    return found
+
+
+def _change(model: Model, stimulus: Stimulus, options: AblationOptions) -> Change:
+    if options.output == "zero":
+        return Change("zero", options.hold_patterns)
+    return Change(clean_run(model, stimulus.mean_over).means(), options.hold_patterns)
+
+
+def _clean_values(clean: dict[str, np.ndarray], scores: HeadScores) -> dict[str, float]:
+    found = {name: float(values.mean()) for name, values in clean.items()}
+    if "copying_gain" in scores.table.columns:
+        found["copying_gain"] = float(scores.table["copying_gain"].iloc[0])
+    return found
+
+
+def _record(model: Model, options: AblationOptions, notes: dict[str, Any], chosen: list[Head]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
+        "model": {
+            **asdict(origin_of(model)),
+            "class": type(model).__name__,
+            "dtype": str(model.cfg.dtype).removeprefix("torch."),
+            "processing": processing_of(model),
+        },
+        "options": asdict(options) | {"measures": list(options.measures)},
+        "heads": [str(head) for head in chosen],
+        "stimuli": notes,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _digest(model: Model) -> str:
+    """A fingerprint of a model's weights."""
+    hashed = hashlib.sha256()
+    for name, weight in named_weights(model).items():
+        hashed.update(name.encode())
+        hashed.update(weight.contiguous().cpu().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()[:16]

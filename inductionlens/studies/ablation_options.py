@@ -1,0 +1,62 @@
+"""How heads are ablated, and on what."""
+
+from dataclasses import dataclass
+
+from inductionlens.errors import InputError
+
+MEASURES = ("copies", "icl", "text")
+METHODS = ("exact", "gradient")
+OUTPUTS = ("zero", "mean")
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Settings of `ablation_study`; the defaults ask for the plain effect of zeroing each head."""
+
+    output: str = "zero"
+    """What replaces a head's output: zero, or its mean over other sequences of the same stimulus."""
+    hold_patterns: bool = False
+    """Hold attention at the clean run's in every layer: only what later heads read through values changes."""
+    method: str = "exact"
+    """exact: each head is really removed. gradient: a first-order estimate, all heads from one backward pass."""
+    measures: tuple[str, ...] = MEASURES
+    """copies: loss on later copies of random blocks; icl: in-context-learning score; text: mean loss on windows."""
+    text: str = "auto"
+    """Where windows come from: stdlib, random, a .txt file or folder, hub:NAME; auto takes what the model can read."""
+    windows: int = 20
+    """How many windows."""
+    length: int | None = None
+    """Tokens in a window; 512 or the model's context by default."""
+    late: int | None = None
+    """The later token of the in-context-learning score, 0-based; 500 where the window is long enough."""
+    early: int | None = None
+    """The earlier token; 50 where the window is long enough."""
+    sequences: int = 20
+    """Sequences of repeated random blocks."""
+    period: int = 25
+    """Length of the repeated block."""
+    repeats: int = 4
+    """How often it is repeated."""
+    groups: bool = True
+    """Also remove the strongest 1, 2, 3 ... induction heads together, beside random heads and previous-token heads."""
+    draws: int = 20
+    """Random groups of each size."""
+    bos: bool | int = True
+    """Whether sequences start with BOS: the model's own, none, or a token id."""
+    seed: int = 0
+    """Decides every random token and every random group."""
+    batch_size: int | None = None
+    """Sequences per forward pass."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("output", OUTPUTS), ("method", METHODS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
+        unknown = [name for name in self.measures if name not in MEASURES]
+        if unknown:
+            raise InputError(f"measures must be among {', '.join(MEASURES)}; got {unknown[0]!r}.")
+        for name, least in (("windows", 2), ("sequences", 2), ("period", 3), ("repeats", 2), ("draws", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1; got {self.batch_size}.")

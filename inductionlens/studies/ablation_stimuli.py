@@ -1,0 +1,84 @@
+"""What an ablation study runs a model on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from inductionlens.effects import Stimulus, Value
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.vocabulary import choose_bos, ordinary_ids
+from inductionlens.probes import repeated_tokens, token_pool
+from inductionlens.scores.losses import copy_positions
+from inductionlens.studies.ablation_options import AblationOptions
+from inductionlens.studies.windows import make_windows, pick_pair
+
+
+def make_stimuli(
+    model: Model, windows: Int[Tensor, "batch pos"] | None, options: AblationOptions, extra: Mapping[str, Value]
+) -> tuple[list[Stimulus], dict[str, Any]]:
+    """The stimuli of a study, and what the record says about them.
+
+    Raises:
+        InputError: windows that the model cannot read, or measures that have no name of their own.
+    """
+    stimuli, notes = [], {}
+    taken = {"copies", "icl", "text"} & set(extra)
+    if taken:
+        raise InputError(f"extra measures need names of their own; {sorted(taken)[0]!r} is taken.")
+    if "copies" in options.measures:
+        stimuli.append(_copies(model, options))
+        notes["copies"] = f"{options.period} x {options.repeats}, n={options.sequences}"
+    if {"icl", "text"} & set(options.measures) or extra:
+        stimulus, notes["windows"] = _windows(model, windows, options, extra)
+        stimuli.append(stimulus)
+    if not stimuli:
+        raise InputError("measures names nothing to measure; give any of copies, icl, text, or an extra measure.")
+    return stimuli, notes
+
+
+def _copies(model: Model, options: AblationOptions) -> Stimulus:
+    bos = choose_bos(model, options.bos)
+    ids = ordinary_ids(model)
+    shape = {"period": options.period, "repeats": options.repeats, "bos": bos, "seed": options.seed}
+    length = int(bos is not None) + options.period * options.repeats
+    if length > model.cfg.n_ctx:
+        raise InputError(
+            f"The model's context of {model.cfg.n_ctx} tokens is too short for {options.repeats} blocks of "
+            f"{options.period}; period={(model.cfg.n_ctx - 1) // options.repeats} fits."
+        )
+    pool = token_pool(ids if bos is None else ids[ids != bos])
+    probe = repeated_tokens(pool, sequences=options.sequences, purpose="ablation", **shape)
+    other = repeated_tokens(pool, sequences=options.sequences, purpose="ablation means", **shape)
+    _, later = copy_positions(length, start=probe.start, period=options.period)
+    scored = later.nonzero()[:, 0]
+    return Stimulus("copies", probe.tokens, scored, {"copies": lambda losses, tokens: losses.mean(1)}, other.tokens)
+
+
+def _windows(
+    model: Model, windows: Tensor | None, options: AblationOptions, extra: Mapping[str, Value]
+) -> tuple[Stimulus, str]:
+    if windows is None:
+        n = options.windows * (1 if options.output == "zero" else 2)  # means are taken over windows of their own
+        made = make_windows(model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed)
+        tokens, other, name = made.tokens[: options.windows], made.tokens[options.windows :], made.name
+    else:
+        tokens, other, name = windows, windows, f"{len(windows)} windows of yours"
+        if windows.shape[1] > model.cfg.n_ctx or len(windows) < 2:
+            raise InputError(
+                f"windows must be at least 2 sequences of at most {model.cfg.n_ctx} tokens, the model's context; got "
+                f"{len(windows)} of {windows.shape[1]}."
+            )
+    late, early = pick_pair(tokens.shape[1], options.late, options.early)
+    everything = "text" in options.measures or extra
+    scored = torch.arange(tokens.shape[1] - 1) if everything else torch.tensor([early, late])
+    ends = (early, late) if everything else (0, 1)
+    values: dict[str, Value] = {}
+    if "icl" in options.measures:
+        values["icl"] = lambda losses, tokens: losses[:, ends[1]] - losses[:, ends[0]]
+    if "text" in options.measures:
+        values["text"] = lambda losses, tokens: losses.mean(1)
+    return Stimulus("windows", tokens, scored, values | dict(extra), other), f"{name}; icl: token {late} minus {early}"

@@ -1,0 +1,68 @@
+"""What removing all heads costs, as ratios measured in one run: python tests/benchmarks/ablation.py [--every N]
+
+A model of GPT-2 small's shape with random weights, 4 sequences of 129 tokens, the loss on later copies, float32, CPU.
+The naive sweep runs the whole model once per head inside `ablate`. ``--every`` takes every n-th head for a shorter run.
+"""
+
+import argparse
+import time
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from scan import gpt2, ratio, seconds
+
+from inductionlens.effects import Stimulus, measure_attribution, measure_effects
+from inductionlens.heads import Head
+from inductionlens.models.ablation import ablate
+from inductionlens.models.lens import has_hooked_transformer
+from inductionlens.probes import repeated_tokens, token_pool
+from inductionlens.scores.losses import copy_positions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=1, help="take every n-th head")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    model = gpt2()
+    probe = repeated_tokens(token_pool(range(50256)), period=32, repeats=4, sequences=4, bos=50256)
+    _, later = copy_positions(probe.tokens.shape[1], start=1, period=32)
+    scored = later.nonzero()[:, 0]
+    stimulus = Stimulus("copies", probe.tokens, scored, {"copies": lambda losses, tokens: losses.mean(1)})
+    heads = [Head(layer, head) for layer in range(12) for head in range(12)][:: given.every]
+    no_unembedding = {} if has_hooked_transformer() else {"logits_to_keep": 1, "use_cache": False}
+    found: dict[str, np.ndarray] = {}
+
+    def naive() -> None:
+        rows = []
+        for head in heads:
+            with ablate(model, [head]), torch.no_grad():
+                rows.append(model(probe.tokens, return_type="loss", loss_per_token=True)[:, scored].mean(1).numpy())
+        found["naive"] = np.stack(rows)
+
+    def exact() -> None:
+        found["exact"] = measure_effects(model, stimulus, [[head] for head in heads]).ablated["copies"]
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(probe.tokens, return_type=None, **no_unembedding)
+
+    def gradient() -> None:
+        measure_attribution(model, stimulus)
+
+    start = time.perf_counter()
+    plain()
+    sweep = seconds(exact) / seconds(naive)
+    low, middle, high = ratio(gradient, plain, 3)
+    print(f"TransformerLens {version('transformer-lens')}, {type(model).__name__}, {len(heads)} heads")
+    print(f"exact sweep / naive sweep, same tokens: {sweep:.2f}")
+    print(f"largest difference between them: {np.abs(found['exact'] - found['naive']).max():.1e} nats")
+    print(f"gradient, all heads / plain pass: {middle:.2f} ({low:.2f} to {high:.2f})")
+    print(f"{time.perf_counter() - start:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
