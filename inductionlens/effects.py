@@ -14,12 +14,12 @@ from inductionlens.heads import Head
 from inductionlens.models import Model
 from inductionlens.models.ablation import check_edits
 from inductionlens.models.activations import Attention, batches, logits_at
-from inductionlens.models.replay import Recorded, record, resume, stacks
+from inductionlens.models.replay import Recorded, record, resume, run_with_gradient, stacks
 from inductionlens.scores import losses as loss_scores
 
 Value = Callable[[Float[Tensor, "batch scored"], Int[Tensor, "batch pos"]], Float[Tensor, " batch"]]
-#: Tokens in one pass: heads are stacked along the batch up to this many.
-STACK_TOKENS = 4096
+#: Tokens in one pass: heads are stacked along the batch up to this many; on a CPU larger passes are no faster.
+STACK_TOKENS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +122,12 @@ def measure_attribution(
     found = {name: np.full(shape, np.nan) for name in stimulus.values}
     for batch in batches(stimulus.tokens, batch_size):
         with batch, torch.enable_grad():
-            run, patterns = _record(model, batch.rows, change)
             outputs: dict[int, Tensor] = {}
 
             hooks = [(f"blocks.{layer}.attn.hook_z", _with_gradient(layer, outputs)) for layer in range(shape[0])]
-            hooks += _held(patterns, 0, 1)
-            start = run.residuals[0].detach().clone().requires_grad_(True)
-            final = resume(run, 0, start, hooks)
+            if change.hold_patterns:
+                hooks += _held(_record(model, batch.rows, change)[1], 0, 1)
+            final = run_with_gradient(model, batch.rows, hooks)
             values = _read(stimulus, batch.rows, _losses(model, final, batch.rows, stimulus.scored))
             for index, (name, value) in enumerate(values.items()):
                 for z in outputs.values():

@@ -23,6 +23,7 @@ def ablate(
     model: Annotated[str, typer.Argument(help="A folder, 'planted', or a hub name such as gpt2.")],
     heads: Annotated[str, typer.Option(help="all, a kind such as induction, or names: 5.1,6.9.")] = "all",
     out: Annotated[Path | None, typer.Option(help="Write the effects here: .csv, .parquet or .json; groups go beside.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the effects here: .png, .svg or .pdf.")] = None,
     output: Annotated[str, typer.Option(help="What replaces a head's output: zero or mean.")] = "zero",
     hold_patterns: Annotated[bool, typer.Option("--hold-patterns", help="Hold attention at the clean run's.")] = False,
     method: Annotated[str, typer.Option(help="exact, or gradient: a first-order estimate of all heads at once.")] = "exact",
@@ -56,6 +57,10 @@ def ablate(
         partial = out.with_name(out.name + ".partial")
         for path in (out, sidecar_of(out), partial):
             check_writable(path)
+    if picture is not None:
+        from inductionlens.plots import check_picture
+
+        check_picture(picture)
     if no_bos and bos is not None:
         raise InputError("--bos and --no-bos contradict each other; give one.")
     with Progress(quiet, f"loading {model}") as progress:
@@ -65,7 +70,7 @@ def ablate(
 
         options = AblationOptions(
             output=output, hold_patterns=hold_patterns, method=method,
-            measures=tuple(name.strip() for name in measures.split(",")), text=text, windows=windows, length=length,
+            measures=tuple(name.strip() for name in measures.split(",")), text=text, n_windows=windows, length=length,
             late=late, early=early, sequences=sequences, period=period, repeats=repeats, groups=not no_groups,
             draws=draws, seed=seed, bos=False if no_bos else True if bos is None else bos, batch_size=batch_size,
         )  # fmt: skip
@@ -74,6 +79,8 @@ def ablate(
         effects = ablation_study(loaded, heads=heads, options=options, partial=partial, on_progress=progress.at)
     if out is not None:
         effects.save(out)
+    if picture is not None:
+        effects.plot(picture)
     if not quiet:
         _summary(effects, out)
 
@@ -117,7 +124,7 @@ def _groups(effects: "AblationEffects", names: list[str], console: object) -> No
         random = largest[largest["set"] == "random"][f"effect_{name}"]
         console.print(
             f"{name}: without the {largest['k'].iloc[0]} strongest induction heads {own:+.3f}; without as many other "
-            f"heads {random.mean():+.3f} on average, {random.max():+.3f} at most ({random.size} random sets).",
+            f"heads {random.mean():+.3f} on average, {random.max():+.3f} at most ({random.size} random set{'s' if random.size > 1 else ''}).",
             markup=False,
         )
     share = effects.share_of_copying_lost()

@@ -84,19 +84,24 @@ def run_reduced(
     hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
     if normed:
         hooks.append(("ln_final.hook_scale", keep("scale")))
-    how: dict[str, Any] = {}
     if is_bridge(model):
         # A bridge keeps every layer's pattern until its next run, and unembeds whatever the caller asks for.
         hooks += [(f"blocks.{layer}.hook_attn_out", _drop_kept_pattern(model, layer)) for layer in range(cfg.n_layers)]
-        accepted = inspect.signature(model.original_model.forward).parameters
-        how = {key: value for key, value in {"logits_to_keep": 1, "use_cache": False}.items() if key in accepted}
         if not hasattr(model.original_model, "config"):
             hooks.append(("ln_final.hook_out", only_last_position))
     device = next(model.parameters()).device
     with torch.no_grad(), _nothing_is_padding(model):
-        model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **how)
+        model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **no_unembedding(model))
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
     return Final(held["last"], scale.float())
+
+
+def no_unembedding(model: Model) -> dict[str, Any]:
+    """What a forward pass is told, beside ``return_type=None``, to leave the unembedding out as far as it can."""
+    if not is_bridge(model):
+        return {}
+    accepted = inspect.signature(model.original_model.forward).parameters
+    return {key: value for key, value in {"logits_to_keep": 1, "use_cache": False}.items() if key in accepted}
 
 
 def _drop_kept_pattern(model: Model, layer: int) -> Callable[..., None]:

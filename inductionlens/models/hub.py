@@ -28,7 +28,7 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
     Raises:
         InputError: an unknown name (the nearest are named), code from the hub, no network, or no such checkpoint.
     """
-    with quiet(), _offline_if_unreachable():
+    with quiet(), offline_if_unreachable():
         official = _official(name)
         try:
             fetch = _fetch_hooked if has_hooked_transformer() else _fetch_bridge
@@ -90,7 +90,7 @@ def _hub_bos(model: Model) -> int | None:
 
 
 @contextlib.contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
+def offline_if_unreachable() -> Iterator[None]:
     """Use the local cache alone where the hub's address is not known, instead of half a minute of retries."""
     from huggingface_hub import constants
 

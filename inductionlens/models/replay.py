@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, run_reduced
+from inductionlens.models.activations import Attention, no_unembedding, run_reduced
 
 
 class Recorded(NamedTuple):
@@ -73,6 +73,27 @@ def resume(
             residual = block(residual, *again, **named)
             residual = residual[0] if isinstance(residual, tuple) else residual
         return _final(model, residual)
+
+
+def run_with_gradient(
+    model: Model, tokens: Int[Tensor, "batch pos"], hooks: list[tuple[str, Callable[..., Any]]]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Run the model once so that gradients reach every layer, and give what the unembedding would read."""
+    last: list[Tensor] = []
+
+    def after(block: object, args: object, output: Any) -> None:
+        last.append(output[0] if isinstance(output, tuple) else output)
+
+    def start(residual: Tensor, hook: object) -> Tensor:
+        return residual.detach().requires_grad_(True)
+
+    with ExitStack() as stack:
+        stack.callback(model.blocks[-1].register_forward_hook(after).remove)
+        every = [("blocks.0.hook_resid_pre", start), *hooks]
+        tokens = tokens.to(next(model.parameters()).device)
+        with torch.enable_grad():
+            model.run_with_hooks(tokens, return_type=None, fwd_hooks=every, **no_unembedding(model))
+            return _final(model, last[0])
 
 
 def _repeated(value: Any, batch: int, copies: int) -> Any:

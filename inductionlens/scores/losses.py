@@ -16,7 +16,9 @@ def token_losses(
     logits: Float[Tensor, "batch pos vocabulary"], following: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
     """Cross-entropy in nats of each position's logits against the token that follows it, in float32."""
-    return torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), following, reduction="none")
+    # Flat, because a vocabulary that is not the last axis costs a copy of the logits.
+    flat = logits.float().flatten(0, 1)
+    return torch.nn.functional.cross_entropy(flat, following.flatten(), reduction="none").view(following.shape)
 
 
 def copy_positions(

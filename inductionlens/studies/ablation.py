@@ -16,14 +16,15 @@ from inductionlens.errors import InputError
 from inductionlens.files import write_table
 from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
+from inductionlens.measure import losses_by_position
 from inductionlens.models import Model
-from inductionlens.models.ablation import clean_run
+from inductionlens.models.ablation import ablate, clean_run
 from inductionlens.models.loading import load_model
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
 from inductionlens.partial import Partial
-from inductionlens.studies.ablation_groups import make_groups
+from inductionlens.studies.ablation_groups import Group, make_groups
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.ablation_stimuli import make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
@@ -43,6 +44,9 @@ class AblationEffects:
     ``control_NAME``, the mean effect of the other heads of its layer."""
     groups: "pandas.DataFrame"
     """One row per group: the strongest k induction heads, k previous-token heads, and random sets of k others."""
+    losses: "pandas.DataFrame"
+    """Mean loss on the windows by ``index``, ``clean`` and ``ablated`` (without the largest group of induction heads);
+    empty where no group was removed, no window was read, or patterns were held."""
     clean: dict[str, float]
     """Each measure with nothing removed, and ``copying_gain``: loss on first copies minus loss on later ones."""
     provenance: dict[str, Any]
@@ -67,6 +71,12 @@ class AblationEffects:
         write_table(path, self.table, self.provenance | {"clean": self.clean}, format)
         if len(self.groups):
             write_table(path.with_suffix(f".groups{path.suffix}"), self.groups, self.provenance, format)
+
+    def plot(self, path: str | Path, measure: str | None = None) -> None:
+        """Draw effects by head, against prefix matching, of groups, and losses by position, as .png, .svg or .pdf."""
+        from inductionlens.plots.effects import plot_study
+
+        plot_study(path, self.table, self.groups, self.losses, measure)
 
 
 def ablation_study(
@@ -140,11 +150,25 @@ def ablation_study(
         for name, values in measured.ablated.items():
             effects[name] = values - measured.clean[name]
     table, samples = head_rows(origin_of(model).name, scores, options, chosen, singles, beside, effects)
-    result = AblationEffects(
-        table, group_rows(groups, len(singles), effects, options), _clean_values(clean, scores), record, samples
-    )
+    by_group = group_rows(groups, len(singles), effects, options)
+    losses = _losses(model, groups, stimuli, options)
     parts.finish()
-    return result
+    return AblationEffects(table, by_group, losses, _clean_values(clean, scores), record, samples)
+
+
+def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options: AblationOptions) -> "pandas.DataFrame":
+    """Mean loss by position on the windows, with all heads and without the largest group of induction heads."""
+    import pandas as pd
+
+    found = [group for group in groups if group.set == "induction"]
+    read = [stimulus for stimulus in stimuli if stimulus.name == "windows"]
+    if not found or not read or options.hold_patterns:
+        return pd.DataFrame({"index": [], "clean": [], "ablated": []})
+    tokens, mean_over = read[0].tokens, read[0].mean_over
+    clean = losses_by_position(model, tokens, options.batch_size).mean(0)
+    with ablate(model, found[-1].heads, options.output, mean_over=mean_over):
+        ablated = losses_by_position(model, tokens, options.batch_size).mean(0)
+    return pd.DataFrame({"index": np.arange(len(clean)), "clean": clean, "ablated": ablated})
 
 
 def _settle(options: AblationOptions | None, settings: dict[str, Any]) -> AblationOptions:

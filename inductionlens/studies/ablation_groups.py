@@ -27,8 +27,8 @@ def make_groups(scores: HeadScores, options: AblationOptions) -> list[Group]:
 
     Previous-token heads are the heads with the highest ``previous_token`` that are not induction heads, whatever they
     are called. Random sets hold no induction head; they come from the same layers as the induction heads, as many from
-    each, where those have enough others, and from all other heads where not. No set is drawn twice while there are
-    others left.
+    each, where those have enough others, and from all other heads where not. No set is drawn twice:
+    where there are fewer sets than draws there are fewer groups.
     """
     found = scores.induction_heads()[:LARGEST]
     table = scores.table
@@ -46,12 +46,13 @@ def make_groups(scores: HeadScores, options: AblationOptions) -> list[Group]:
         seen: set[tuple[Head, ...]] = set()
         for draw in range(options.draws):
             picked = _draw(found[:k], others, generator)
-            for _ in range(50):
+            for _ in range(100):
                 if picked not in seen:
                     break
                 picked = _draw(found[:k], others, generator)
-            seen.add(picked)
-            groups.append(Group("random", draw, picked))
+            if picked not in seen:
+                seen.add(picked)
+                groups.append(Group("random", draw, picked))
     return groups
 
 

@@ -23,7 +23,7 @@ class AblationOptions:
     """copies: loss on later copies of random blocks; icl: in-context-learning score; text: mean loss on windows."""
     text: str = "auto"
     """Where windows come from: stdlib, random, a .txt file or folder, hub:NAME; auto takes what the model can read."""
-    windows: int = 20
+    n_windows: int = 20
     """How many windows."""
     length: int | None = None
     """Tokens in a window; 512 or the model's context by default."""
@@ -55,7 +55,7 @@ class AblationOptions:
         unknown = [name for name in self.measures if name not in MEASURES]
         if unknown:
             raise InputError(f"measures must be among {', '.join(MEASURES)}; got {unknown[0]!r}.")
-        for name, least in (("windows", 2), ("sequences", 2), ("period", 3), ("repeats", 2), ("draws", 1)):
+        for name, least in (("n_windows", 2), ("sequences", 2), ("period", 3), ("repeats", 2), ("draws", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
         if self.batch_size is not None and self.batch_size < 1:

@@ -62,9 +62,9 @@ def _windows(
     model: Model, windows: Tensor | None, options: AblationOptions, extra: Mapping[str, Value]
 ) -> tuple[Stimulus, str]:
     if windows is None:
-        n = options.windows * (1 if options.output == "zero" else 2)  # means are taken over windows of their own
+        n = options.n_windows * (1 if options.output == "zero" else 2)  # means are taken over windows of their own
         made = make_windows(model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed)
-        tokens, other, name = made.tokens[: options.windows], made.tokens[options.windows :], made.name
+        tokens, other, name = made.tokens[: options.n_windows], made.tokens[options.n_windows :], made.name
     else:
         tokens, other, name = windows, windows, f"{len(windows)} windows of yours"
         if windows.shape[1] > model.cfg.n_ctx or len(windows) < 2:

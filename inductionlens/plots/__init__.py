@@ -123,13 +123,16 @@ def plot_mosaic(table: "pandas.DataFrame", path: str | Path, scores: tuple[str, 
     Raises:
         InputError: an unknown suffix or score, or a place that cannot be written.
     """
+    check_picture(Path(path))
+    write_picture(draw_mosaic(table, scores), Path(path))
+
+
+def write_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure, whole or not at all; equal figures give equal files."""
     from io import BytesIO
 
     import matplotlib
 
-    path = Path(path)
-    check_picture(path)
-    figure = draw_mosaic(table, scores)
     buffer = BytesIO()
     kind = path.suffix.lower().removeprefix(".")
     # A date or a random id in the file would make equal pictures differ.
