@@ -14,6 +14,7 @@ PUBLIC = {
     "ScanOptions": "studies.options",
     "ToyConfig": "models.toy",
     "compare": "studies.compare",
+    "in_context_learning": "studies.icl",
     "load_model": "models.loading",
     "new_toy": "models.toy",
     "planted": "models.planted",

@@ -1,12 +1,9 @@
 """Text into token windows."""
 
-import codecs
 import hashlib
-import math
 import os
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,55 +12,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from inductionlens.errors import InputError
+from inductionlens.file_text import EvenSpread, FileText
 
 #: Folders of the standard library that are not ordinary source text: tests, generated tables, installed packages.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "pydoc_data"}
 #: Bytes of text beyond which files are read piece by piece instead of whole.
 LARGE = 32 * 2**20
-#: What the fingerprint of a file read by pieces takes of it, besides its size: so many pieces of so many bytes.
-_SAMPLES, _SAMPLE = 4, 4096
-
-
-@dataclass(frozen=True)
-class FileText:
-    """A large UTF-8 text file that is never in memory whole: a slice of bytes is read when it is asked for."""
-
-    path: Path
-    """Where it lies."""
-    size: int
-    """Its length in bytes, which is what `len` gives."""
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, part: slice) -> str:
-        """The text between two bytes, without the letters that the two ends cut in half.
-
-        Raises:
-            InputError: the file cannot be read, or what was read is not UTF-8.
-        """
-        start, stop, _ = part.indices(self.size)
-        found = self.read(start, stop)
-        if start:
-            found = found[next((n for n, byte in enumerate(found[:4]) if byte & 0xC0 != 0x80), 4) :]
-        try:
-            text = codecs.getincrementaldecoder("utf-8")().decode(found, final=stop == self.size)
-        except UnicodeDecodeError as error:
-            raise InputError(f"The text {self.path} is not UTF-8 in bytes {start} to {stop}: {error}.") from error
-        return text.replace("\r\n", "\n").replace("\r", "\n")
-
-    def read(self, start: int, stop: int) -> bytes:
-        """The bytes from ``start`` to ``stop``.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(start)
-                return file.read(stop - start)
-        except OSError as error:
-            raise InputError(f"The text {self.path} cannot be read: {error.strerror or error}.") from error
 
 
 class Text(NamedTuple):
@@ -132,6 +86,8 @@ def hub_texts(name: str, least: int = 1) -> Iterator[Text]:
     import datasets
 
     data_set, _, configuration = name.partition(":")
+    if not data_set:
+        raise InputError(f"hub: must be followed by the name of a data set of the hub; got {name!r}.")
     rows: list[str] = []
     try:
         splits = datasets.load_dataset(data_set, configuration or None, streaming=True)
@@ -181,7 +137,7 @@ def text_windows(
     order = torch.randperm(len(texts), generator=generator).tolist()
     pieces = [-(-len(text.text) // piece) for text in texts]
     places = [
-        _in_order(count) if isinstance(text.text, str) else _all_over(count, generator)
+        range(count) if isinstance(text.text, str) else EvenSpread(count, generator)
         for text, count in zip(texts, pieces, strict=True)
     ]
     rows: list[list[int]] = []
@@ -191,7 +147,7 @@ def text_windows(
             break
         if number >= pieces[index]:
             continue
-        place = places[index](number)
+        place = places[index][number]
         ids = encode(texts[index].text[place * piece : (place + 1) * piece])
         longest = max(longest, len(ids))
         if len(ids) >= body:
@@ -210,19 +166,6 @@ def text_windows(
     return torch.tensor(rows)
 
 
-def _in_order(count: int) -> Callable[[int], int]:
-    return range(count).__getitem__
-
-
-def _all_over(count: int, generator: torch.Generator) -> Callable[[int], int]:
-    """Which of ``count`` pieces comes when: each once, and any few in a row spread evenly over them all."""
-    start = int(torch.randint(max(count, 1), (), generator=generator))
-    # Steps of the golden ratio spread best; one without a common divisor with count meets every piece.
-    golden = round(count * (math.sqrt(5) - 1) / 2)
-    step = next(step for step in range(max(golden, 1), count + 2) if math.gcd(step, count) == 1)
-    return lambda number: (start + number * step) % count
-
-
 def digest(texts: Sequence[Text]) -> str:
     """A short fingerprint of texts, for the record of where a number came from.
 
@@ -233,9 +176,5 @@ def digest(texts: Sequence[Text]) -> str:
         if isinstance(text.text, str):
             hashed.update(text.text.encode("utf-8", errors="replace"))
             continue
-        size = len(text.text)
-        hashed.update(f"{size} bytes".encode())
-        for number in range(_SAMPLES):
-            start = max(0, size - _SAMPLE) * number // (_SAMPLES - 1)
-            hashed.update(text.text.read(start, min(size, start + _SAMPLE)))
+        hashed.update(text.text.sample())
     return hashed.hexdigest()[:12]

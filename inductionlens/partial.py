@@ -1,4 +1,4 @@
-"""Finished parts of long work, kept in a file until the whole is done."""
+"""Finished parts of long work, kept until the whole is done."""
 
 import json
 from pathlib import Path

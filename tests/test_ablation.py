@@ -166,6 +166,14 @@ def test_gradients_flow_through_an_ablated_model(toy, tokens):
         model.requires_grad_(False)
 
 
+def test_what_a_hook_before_saw_is_not_written_to(toy, tokens):
+    model, _ = toy
+    seen = []
+    with model.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: seen.append(z))]), ablate(model, ["0.1"]):
+        losses_of(model, tokens)
+    assert torch.allclose(seen[-1], clean_run(model, tokens).outputs[0], atol=1e-6)
+
+
 # The planted circuit.
 def repeats(model, scored="later"):
     probe = repeated_tokens(torch.arange(1, 64), period=25, repeats=4, sequences=4, bos=0, seed=5)

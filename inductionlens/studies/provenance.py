@@ -18,22 +18,10 @@ PACKAGES = ("inductionlens", "transformer-lens", "torch", "transformers", "numpy
 def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour: dict[str, Any]) -> dict[str, Any]:
     """Everything that decides the numbers, in plain values; no time and no path but the model's own, so that equal
     scans leave equal records."""
-    cfg = model.cfg
     mcdougall = options.logit_recipe == "mcdougall"
     pool = f"ordinary ids in order, {TRIM:.0%} off each end, without replacement inside a block"
     return {
-        "model": {
-            **asdict(origin_of(model)),
-            "class": type(model).__name__,
-            "layers": cfg.n_layers,
-            "heads": cfg.n_heads,
-            "context": cfg.n_ctx,
-            "vocabulary": cfg.d_vocab,
-            "dtype": str(cfg.dtype).removeprefix("torch."),
-            "device": next(model.parameters()).device.type,
-            "attention": "eager",
-            "processing": processing_of(model),
-        },
+        "model": model_record(model),
         "options": asdict(options),
         "probes": {
             "attention": probes.repeated.describe(),
@@ -49,6 +37,27 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
             "induction_logit": "logits not centred, W_U's mean column put back" if mcdougall else "logits centred",
         },
         "behaviour": behaviour,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        **environment(),
     }
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """What a model is and how it was prepared."""
+    cfg = model.cfg
+    return {
+        **asdict(origin_of(model)),
+        "class": type(model).__name__,
+        "layers": cfg.n_layers,
+        "heads": cfg.n_heads,
+        "context": cfg.n_ctx,
+        "vocabulary": cfg.d_vocab,
+        "dtype": str(cfg.dtype).removeprefix("torch."),
+        "device": next(model.parameters()).device.type,
+        "attention": "eager",
+        "processing": processing_of(model),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The versions of Python and of the packages that compute."""
+    return {"python": platform.python_version(), "versions": {name: version(name) for name in PACKAGES}}

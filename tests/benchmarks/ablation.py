@@ -7,11 +7,14 @@ The naive sweep runs the whole model once per head inside `ablate`. ``--every`` 
 import argparse
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
 from scan import gpt2, ratio, seconds
+from scipy.stats import spearmanr
 
+import inductionlens as il
 from inductionlens.effects import Stimulus, measure_attribution, measure_effects
 from inductionlens.heads import Head
 from inductionlens.models.ablation import ablate
@@ -19,13 +22,32 @@ from inductionlens.models.lens import has_hooked_transformer
 from inductionlens.probes import repeated_tokens, token_pool
 from inductionlens.scores.losses import copy_positions
 
+DATA = Path(__file__).parents[2] / "data"
+
+
+def ranks() -> None:
+    """How the first-order estimate ranks heads, beside the exact effect, on the models in data/."""
+    for name in ("tiny-gpt2", "attn-only-2l"):
+        exact, quick = (
+            il.ablation_study(DATA / name, method=method, groups=False).table for method in ("exact", "gradient")
+        )
+        for measure in ("copies", "icl", "text"):
+            found = spearmanr(exact[f"effect_{measure}"], quick[f"effect_{measure}"]).statistic
+            print(
+                f"{name}, {measure}: rank correlation of gradient and exact effects {found:+.2f} ({len(exact)} heads)"
+            )
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every n-th head")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ranks", action="store_true", help="rank correlation on the models in data/ instead")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.ranks:
+        ranks()
+        return
     torch.manual_seed(0)
     model = gpt2()
     probe = repeated_tokens(token_pool(range(50256)), period=32, repeats=4, sequences=4, bos=50256)

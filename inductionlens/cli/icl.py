@@ -1,0 +1,77 @@
+"""icl: does the model predict later tokens better."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inductionlens.cli.speak import Progress, app, number
+from inductionlens.errors import InputError
+
+if TYPE_CHECKING:
+    from inductionlens.studies.icl import InContextLearning
+
+
+@app.command()
+def icl(
+    model: Annotated[str, typer.Argument(help="A folder, 'planted', or a hub name such as gpt2.")],
+    out: Annotated[Path | None, typer.Option(help="Write the loss at every index here, .csv, .parquet or .json, and the rest beside it.")] = None,
+    text: Annotated[str, typer.Option(help="stdlib, random, a .txt file or folder, or hub:NAME for a data set.")] = "auto",
+    windows: Annotated[int, typer.Option(help="How many windows.")] = 50,
+    length: Annotated[int | None, typer.Option(help="Tokens of a window, BOS counted; 512 or the whole context.")] = None,
+    late: Annotated[int | None, typer.Option(help="The later index, from 0; 500 where it fits, else the last.")] = None,
+    early: Annotated[int | None, typer.Option(help="The earlier index, from 0; 50 where it fits.")] = None,
+    bos: Annotated[int | None, typer.Option(help="Token id to start windows with, instead of the model's own BOS.")] = None,
+    no_bos: Annotated[bool, typer.Option("--no-bos", help="Start windows without BOS.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides the windows and the resamples behind the intervals.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="Windows per forward pass.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    checkpoint: Annotated[int | None, typer.Option(help="Training checkpoint of a hub series, by step.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA by default where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:  # fmt: skip
+    """Measure in-context learning of MODEL: its loss by position, late minus early; negative is more."""
+    from inductionlens.files import check_writable, format_of, sidecar_of
+
+    if out is not None:
+        format_of(out)
+        for path in (out, sidecar_of(out)):
+            check_writable(path)
+    if no_bos and bos is not None:
+        raise InputError("--bos and --no-bos contradict each other; give one.")
+    with Progress(quiet, f"loading {model}") as progress:
+        from inductionlens.models.loading import load_model
+        from inductionlens.studies.icl import in_context_learning
+
+        loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
+        progress.say(f"losses of {model}")
+        found = in_context_learning(
+            loaded, text=text, n_windows=windows, length=length, late=late, early=early,
+            bos=False if no_bos else True if bos is None else bos, seed=seed, batch_size=batch_size,
+            on_progress=progress.at,
+        )  # fmt: skip
+    if out is not None:
+        found.save(out)
+    if not quiet:
+        _summary(found, out)
+
+
+def _summary(found: "InContextLearning", out: Path | None) -> None:
+    """Print the score with its sign explained, its range over other pairs, and where the table is."""
+    count, indices = found.losses.shape
+    interval = "no interval" if found.low != found.low else f"{number(found.low)}, {number(found.high)}"
+    print(
+        f"ICL score {number(found.score)} nats [{interval}]: loss at index {found.late} minus loss at index "
+        f"{found.early}, negative means the model predicts later tokens better ({count} "
+        f"window{'s' if count > 1 else ''} of {indices + 1} tokens: {found.provenance['windows']['text']})."
+    )
+    others = found.pairs[(found.pairs["late"] != found.late) | (found.pairs["early"] != found.early)]
+    if len(others):
+        ends = [others.loc[others["icl_score"].idxmin()], others.loc[others["icl_score"].idxmax()]]
+        low, high = (number(end["icl_score"]) for end in ends)
+        first, last = (f"({end['late']:.0f} minus {end['early']:.0f})" for end in ends)
+        runs = f"is {low} too" if low == high else f"runs from {low} {first} to {high} {last}"
+        print(f"Over {len(others)} other index pairs it {runs}.")
+    if out is not None:
+        print(f"{indices} rows written to {out}")

@@ -1,0 +1,162 @@
+"""Does this model predict later tokens better?"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from inductionlens.errors import InputError
+from inductionlens.files import encode_table, write_table
+from inductionlens.measure import losses_by_position
+from inductionlens.models import Model
+from inductionlens.models.loading import load_model
+from inductionlens.studies.icl_tables import by_position_table, derivative_table, pairs_table
+from inductionlens.studies.provenance import environment, model_record
+from inductionlens.studies.windows import LENGTH, Windows, make_windows, pick_pair
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class InContextLearning:
+    """Losses by position and what they say: in nats, indices from 0, intervals of 95% over windows."""
+
+    score: float
+    """Mean over windows of loss[late] - loss[early]; negative is more in-context learning."""
+    low: float
+    """Lower end of its interval; NaN with a single window."""
+    high: float
+    """Upper end."""
+    late: int
+    """The later index: the loss of the token that follows positions 0 .. late."""
+    early: int
+    """The earlier index."""
+    by_position: "pandas.DataFrame"
+    """One row per index: ``index``, ``loss`` (mean over windows), ``loss_low``, ``loss_high``."""
+    pairs: "pandas.DataFrame"
+    """The score at other pairs of indices: ``late``, ``early``, ``icl_score``, ``icl_low``, ``icl_high``."""
+    derivative: "pandas.DataFrame"
+    """Bins of indices: ``first``, ``last``, ``slope`` (nats per e-fold of index), ``slope_low``, ``slope_high``."""
+    losses: Float[np.ndarray, "sequence index"] = field(repr=False)
+    """Every loss, [sequence, pos - 1]; only in memory."""
+    provenance: dict[str, Any] = field(repr=False)
+    """How it was measured: model, windows, options, versions."""
+
+    def save(self, path: str | Path, format: str | None = None) -> None:
+        """Write ``by_position``, whole or not at all, and the rest beside it; the suffix decides the format.
+
+        Raises:
+            InputError: the suffix is unknown or the place cannot be written.
+        """
+        found = {name: _plain(getattr(self, name)) for name in ("score", "low", "high", "late", "early")}
+        tables = {name: json.loads(encode_table(getattr(self, name), "json")) for name in ("pairs", "derivative")}
+        write_table(Path(path), self.by_position, {**self.provenance, "icl": {**found, **tables}}, format)
+
+
+def _plain(value: float | int) -> float | int | None:
+    return None if value != value else value
+
+
+def in_context_learning(
+    model: Model | str | Path,
+    windows: Windows | Tensor | None = None,
+    *,
+    text: str | Path = "auto",
+    n_windows: int = 50,
+    length: int | None = None,
+    late: int | None = None,
+    early: int | None = None,
+    bos: bool | int = True,
+    seed: int = 0,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> InContextLearning:
+    """Loss at every position of windows of text, and the in-context learning score: negative is more of it.
+
+    ``model`` is what `load_model` takes. The windows are token ids of yours, [sequence, pos], taken as they are, or are
+    made by `make_windows` from ``text``, ``n_windows``, ``length``, ``bos`` and ``seed``. The score is the loss at
+    index ``late`` minus the loss at ``early``; see `pick_pair` for the defaults, 500 and 50 where they fit.
+    ``on_progress(done, total)`` is called after every batch, in windows.
+
+    Raises:
+        InputError: an argument cannot be used; nothing has been computed.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1; got {batch_size}.")
+    if windows is not None and (text, n_windows, length, bos) != ("auto", 50, None, True):
+        raise InputError("Give windows, or text, n_windows, length and bos to make them from, not both.")
+    model = load_model(model)
+    if windows is None:
+        length = min(LENGTH, model.cfg.n_ctx) if length is None else length
+        pick_pair(length, late, early)
+        windows = make_windows(model, text, windows=n_windows, length=length, bos=bos, seed=seed)
+    elif not isinstance(windows, Windows):
+        windows = Windows(_checked(windows, model), "windows of the caller", None)
+    tokens = windows.tokens
+    late, early = pick_pair(tokens.shape[1], late, early)
+    done = 0
+
+    def progress(sequences: int) -> None:
+        nonlocal done
+        done += sequences
+        if on_progress is not None:
+            on_progress(done, len(tokens))
+
+    losses = losses_by_position(model, tokens, batch_size, progress)
+    pairs = pairs_table(losses, late, early, seed)
+    chosen = pairs[(pairs["late"] == late) & (pairs["early"] == early)].iloc[0]
+    return InContextLearning(
+        score=float(chosen["icl_score"]), low=float(chosen["icl_low"]), high=float(chosen["icl_high"]),
+        late=late, early=early, by_position=by_position_table(losses, seed), pairs=pairs,
+        derivative=derivative_table(losses, seed), losses=losses,
+        provenance=_provenance(model, windows, seed, batch_size),
+    )  # fmt: skip
+
+
+def _checked(windows: Any, model: Model) -> Tensor:
+    """Token ids that the model can read.
+
+    Raises:
+        InputError: they are not [sequence, pos], or too long, or no ids of the model's.
+    """
+    if not isinstance(windows, Tensor) or windows.dim() != 2 or windows.dtype not in (torch.int64, torch.int32):
+        given = f"{list(windows.shape)} of {windows.dtype}" if isinstance(windows, Tensor) else type(windows).__name__
+        raise InputError(f"windows must be a tensor of token ids, [sequence, pos]; got {given}.")
+    context, vocabulary = model.cfg.n_ctx, model.cfg.d_vocab
+    if len(windows) < 1 or not 3 <= windows.shape[1] <= context:
+        raise InputError(
+            f"windows must hold at least 1 sequence of 3 to {context} tokens, the model's context; "
+            f"got {windows.shape[0]} of {windows.shape[1]}."
+        )
+    least, most = int(windows.min()), int(windows.max())
+    if least < 0 or most >= vocabulary:
+        raise InputError(f"windows must hold ids between 0 and {vocabulary - 1}; got {least if least < 0 else most}.")
+    return windows.long()
+
+
+def _provenance(model: Model, windows: Windows, seed: int, batch_size: int | None) -> dict[str, Any]:
+    tokens = windows.tokens
+    return {
+        "model": model_record(model),
+        "windows": {
+            "text": windows.name,
+            "text_sha256": windows.digest,
+            "tokens_sha256": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest()[:12],
+            "sequences": tokens.shape[0],
+            "length": tokens.shape[1],
+            "bos": windows.bos,
+        },
+        "seed": seed,
+        "batch_size": batch_size,
+        "icl_index_base": 0,
+        "icl_direction": "loss at late minus loss at early; negative is more in-context learning",
+        **environment(),
+    }

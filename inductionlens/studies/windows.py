@@ -1,0 +1,133 @@
+"""Windows of tokens that losses by position are read on."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from jaxtyping import Int
+from torch import Tensor
+
+from inductionlens import corpus
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.hub import offline_if_unreachable
+from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+from inductionlens.probes import fresh_tokens, repeated_tokens, token_pool
+from inductionlens.scores.losses import check_pair
+
+#: Tokens of a window, BOS counted, and the pair of the in-context learning score there: Olsson et al. 2022.
+LENGTH, LATE, EARLY = 512, 500, 50
+#: The longest block of random windows: just so long that at index `EARLY` nothing has repeated yet, since toys that
+#: were trained on short repeats look back no further.
+BLOCK = EARLY + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Sequences of one length to run a model on, and where they came from."""
+
+    tokens: Int[Tensor, "batch pos"]
+    """Token ids, [batch, pos]."""
+    name: str
+    """Where the text came from, in words."""
+    bos: int | None
+    """The id at position 0 of every window; None for none."""
+    digest: str | None = None
+    """A fingerprint of the text (`inductionlens.corpus.digest`); None where there is no text."""
+
+
+def make_windows(
+    model: Model,
+    text: str | Path = "auto",
+    *,
+    windows: int = 50,
+    length: int | None = None,
+    bos: bool | int = True,
+    seed: int = 0,
+) -> Windows:
+    """Cut windows of ``length`` tokens, BOS counted, by default 512 or the whole context where that is shorter.
+
+    ``text`` is ``"stdlib"`` (source text of the running Python, offline), a .txt file or a folder of them,
+    ``"hub:NAME"`` (a data set of the Hugging Face hub, streamed; ``"hub:NAME:CONFIGURATION"`` where it has several),
+    ``"random"`` (for toys: a random block, repeated to fill the window), or ``"auto"``: stdlib where the model has a
+    tokenizer, else random. The same text and seed give the same windows.
+
+    Raises:
+        InputError: a window that does not fit the context, no BOS, no tokenizer, or text that is missing or too short.
+    """
+    length = min(LENGTH, model.cfg.n_ctx) if length is None else length
+    if windows < 1:
+        raise InputError(f"windows must be at least 1; got {windows}.")
+    if not 3 <= length <= model.cfg.n_ctx:
+        raise InputError(
+            f"length must lie between 3 and {model.cfg.n_ctx}, the tokens of the model's context; got {length}."
+        )
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie between 0 and 2^63 - 1; got {seed}.")
+    first, encode = choose_bos(model, bos), encoder(model)
+    if text == "random" or (text == "auto" and encode is None):
+        return _random_windows(model, windows, length, first, seed)
+    if encode is None:
+        raise InputError("The model has no tokenizer to read text with; use text='random' (--text random).")
+    texts, name = _read(text, windows, length)
+    try:
+        tokens = corpus.text_windows(texts, encode, windows=windows, length=length, bos=first, seed=seed)
+    except InputError as error:
+        raise InputError(
+            f"{str(error).rstrip('.')}, or ask for fewer or shorter windows (windows, length; --windows, --length)."
+        ) from error
+    return Windows(tokens, name, first, corpus.digest(texts))
+
+
+def _read(text: str | Path, windows: int, length: int) -> tuple[Sequence[corpus.Text], str]:
+    """The texts, and in words what they are."""
+    if text in ("auto", "stdlib"):
+        return list(corpus.python_stdlib()), f"stdlib of Python {platform.python_version()}"
+    if str(text).startswith("hub:"):
+        # Eight characters a token, so that a row of prose fills a window; four rows a window, for the seed to choose.
+        with offline_if_unreachable():
+            rows = corpus.hub_texts(str(text).removeprefix("hub:"), least=8 * length)
+            return list(islice(rows, 4 * windows)), str(text)
+    return list(corpus.text_file(text)), Path(text).resolve().name
+
+
+def _random_windows(model: Model, windows: int, length: int, bos: int | None, seed: int) -> Windows:
+    """Windows of one random block each, repeated; no id comes twice in a block before the pool has run out."""
+    ids = ordinary_ids(model)
+    pool = token_pool(ids if bos is None else ids[ids != bos])
+    start = int(bos is not None)
+    block = min(BLOCK, (length - start) // 2)
+    if block < 3:
+        raise InputError(
+            f"length must be at least {6 + start} for random windows, which repeat a block of 3 tokens or more; "
+            f"got {length}."
+        )
+    repeats = -(-(length - start) // block)
+    shape = {"sequences": windows, "seed": seed}
+    if block <= len(pool):
+        tokens = repeated_tokens(pool, period=block, repeats=repeats, bos=bos, purpose="windows", **shape).tokens
+    else:
+        tokens = fresh_tokens(pool, period=len(pool), length=start + block, bos=bos, **shape)
+        tokens = tokens[:, [*range(start), *(start + place % block for place in range(repeats * block))]]
+    return Windows(tokens[:, :length], f"random blocks of {block} tokens, each repeated", bos)
+
+
+def pick_pair(length: int, late: int | None = None, early: int | None = None) -> tuple[int, int]:
+    """The pair (late, early) of indices, from 0, into the ``length`` - 1 losses of a window of ``length`` tokens.
+
+    By default (500, 50), as Olsson et al. 2022 have it; in shorter windows the last index, and 50 where that is at
+    least 100, else a fifth of it.
+
+    Raises:
+        InputError: a pair that does not fit; the message says what does.
+    """
+    if length < 3:
+        raise InputError(f"A window must have at least 3 tokens, which give 2 losses to compare; got {length}.")
+    if late is None:
+        late = LATE if length - 2 >= LATE else length - 2
+    if early is None:
+        early = EARLY if late >= 2 * EARLY else late // 5
+    check_pair(late, early, length - 1)
+    return late, early
