@@ -54,15 +54,20 @@ def text_file(path: str | Path) -> Iterator[Text]:
     if not str(path):
         raise InputError("text must name a .txt file or a folder of them; got an empty name.")
     path = Path(path)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    try:
+        files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The text {path!s} cannot be read: {reason}.") from error
     if not files:
         raise InputError(f"The folder {path} holds no .txt file to take text from.")
     sizes: list[int] = []
     for file in files:
         try:
             sizes.append(file.stat().st_size)
-        except OSError as error:
-            raise InputError(f"The text {file} cannot be read: {error.strerror or error}.") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"The text {file!s} cannot be read: {reason}.") from error
     large = sum(sizes) > LARGE
     for file, size in zip(files, sizes, strict=True):
         try:

@@ -48,11 +48,13 @@ def check_writable(path: Path) -> None:
         InputError: it is a folder, or its folder is missing or closed to us.
     """
     try:
-        folder, parent = path.is_dir(), path.parent.is_dir()
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+        folder, parent, other = path.is_dir(), path.parent.is_dir(), path.exists() and not path.is_file()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path!s} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     if folder:
         raise InputError(f"{path} is a folder; give the name of a file in it.")
+    if other:
+        raise InputError(f"{path} is no ordinary file, which a table could replace; write to another name.")
     if not parent:
         raise InputError(f"{path} cannot be written: there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
@@ -68,15 +70,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     check_writable(path)
     name = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
             name = file.name
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path!s} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
@@ -136,8 +138,9 @@ def read_table(path: Path, kind: str | None = None) -> "tuple[pandas.DataFrame, 
     kind = format_of(path, kind)
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"The table {path} cannot be read: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The table {path!s} cannot be read: {reason}.") from error
     table = typed(_decode(path, content, kind), str(path))
     return table, _read_record(path, content)
 
@@ -157,12 +160,16 @@ def _decode(path: Path, content: bytes, kind: str) -> "pandas.DataFrame":
 
 def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     note = sidecar_of(path)
-    if not note.is_file():
+    try:
+        there = note.is_file()
+    except OSError:
+        there = False  # a name too long for a record
+    if not there:
         return {}
     try:
         record = json.loads(note.read_text(encoding="utf-8"))
         schema, digest = record["schema"], record["table_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"The record {note} is not readable; delete it to read the table alone.") from error
     if schema != SCHEMA:
         raise InputError(f"The table {path} has layout {schema}; this version reads layout {SCHEMA}.")
@@ -191,9 +198,9 @@ def typed(table: "pandas.DataFrame", name: str) -> "pandas.DataFrame":
         known = explain(str(column))
         try:
             columns[column] = table[column] if known is None else _column(table[column], known.dtype)
-        except (TypeError, ValueError, OverflowError) as error:
-            kind = {"int": "whole numbers", "float": "numbers"}[known.dtype]
-            raise InputError(f"{name} is not a head table: column {column} must hold {kind} ({error}).") from error
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            kind = {"int": "whole numbers", "float": "numbers", "str": "text"}[known.dtype]
+            raise InputError(f"{name} is not a head table: column {column} must hold {kind}.") from error
     result = pd.DataFrame(columns)
     if result.empty:
         raise InputError(f"{name} is not a head table: it has no rows.")
@@ -209,11 +216,15 @@ def _column(values: "pandas.Series", kind: str) -> Any:
     """A column's values as what they are: text, whole numbers or floats; an empty cell is nothing or NaN."""
     import pandas as pd
 
+    values = values.astype(object)
     if kind == "str":
-        return values.fillna("").astype(str)
+        return values.where(values.notna(), "").astype(str)
     plain = [None if value is None or value is pd.NA or value == "" or value != value else value for value in values]
     if kind == "float":
         return [math.nan if value is None else float(value) for value in plain]
     if any(isinstance(value, float) and not value.is_integer() for value in plain):
         raise ValueError("a fraction")
-    return pd.array([None if value is None else int(value) for value in plain], dtype="Int64")
+    whole = [None if value is None else int(value) for value in plain]
+    if any(value is not None and abs(value) >= 2**63 for value in whole):
+        raise OverflowError("a number too large")
+    return pd.array(whole, dtype="Int64")

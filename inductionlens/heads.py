@@ -40,8 +40,10 @@ class Head(NamedTuple):
         match = _SPELLINGS.fullmatch(name.strip()) if isinstance(name, str) else None
         if match is None:
             raise InputError(f"A head is named like 5.1, L5H1 or (5, 1), layer first; got {name!r}.")
-        layer, index = (int(part) for part in match.groups() if part is not None)
-        return cls(layer, index)
+        parts = [part for part in match.groups() if part is not None]
+        if max(map(len, parts)) > 9:
+            raise InputError(f"There is no head {name[:12]}...: no model has so many layers or heads.")
+        return cls(*map(int, parts))
 
     def check(self, n_layers: int, n_heads: int) -> "Head":
         """Give the head back if a model of that shape has it.

@@ -12,6 +12,8 @@ from inductionlens.errors import InputError
 
 #: Share of the ordinary ids dropped at each end of the pool, as Bansal et al. 2022 do (Olsson et al. give no cut-off).
 TRIM = 0.04
+#: Ids from here on are taken for a mistake.
+MOST_IDS = 2**31
 
 
 def generator_from(seed: int, purpose: str) -> torch.Generator:
@@ -137,13 +139,32 @@ def fresh_tokens(
     return tokens if bos is None else torch.cat([torch.full((sequences, 1), bos), tokens], dim=1)
 
 
+def check_size(sequences: int, length: int) -> None:
+    """Refuse stimuli that no one can have meant.
+
+    Raises:
+        InputError: more than 100,000 sequences, or 100 million tokens.
+    """
+    if sequences > 10**5 or sequences * length > 10**8:
+        raise InputError(
+            f"{sequences} sequences of {length} tokens are too many: at most 100,000 sequences and 100 million tokens "
+            "make one stimulus; use a smaller sequences, period or repeats."
+        )
+
+
 def token_pool(ordinary: Int[Tensor, " vocabulary"] | Iterable[int], trim: float = TRIM) -> Int[Tensor, " pool"]:
     """The ids that random sequences are drawn from: ``ordinary`` ids in order, without floor(trim n) at each end.
 
     ``ordinary`` are the tokenizer's own ids without special tokens, never the padded ``d_vocab``. GPT-2 has 50,256, of
     which 46,236 stay.
     """
-    ordinary = torch.as_tensor(ordinary if isinstance(ordinary, Tensor) else list(ordinary), dtype=torch.long)
+    if not isinstance(ordinary, Tensor):
+        ids = list(ordinary)
+        ordinary = torch.tensor([index if 0 <= index < MOST_IDS else -1 for index in ids], dtype=torch.long)
+    if len(ordinary) and not 0 <= int(ordinary.min()) <= int(ordinary.max()) < MOST_IDS:
+        raise InputError("ordinary must hold token ids, whole numbers from 0 on; some are negative or far too large.")
+    if not 0 <= trim < 0.5:
+        raise InputError(f"trim must be at least 0 and below 0.5, the share of ids left out at each end; got {trim}.")
     drop = int(trim * len(ordinary))
     return ordinary.sort().values[drop : len(ordinary) - drop]
 
@@ -165,12 +186,15 @@ def repeated_tokens(
     Olsson et al. 2022, 25 random tokens repeated 4 times after one start-of-sequence token, 10 examples.
 
     Raises:
-        InputError: a count below 1, a repeated block shorter than 3 tokens (its targets would meet the previous and
-            the current token), or a pool with fewer than ``period`` ids.
+        InputError: a count below 1 or far too large, a bos that is no id, a repeated block shorter than 3 tokens (its
+            targets would meet the previous and the current token), or a pool with fewer than ``period`` ids.
     """
     for name, value in (("period", period), ("repeats", repeats), ("sequences", sequences)):
         if value < 1:
             raise InputError(f"{name} must be at least 1; got {value}.")
+    check_size(sequences, period * repeats)
+    if bos is not None and not 0 <= bos < MOST_IDS:
+        raise InputError(f"bos must be a token id, a whole number from 0 on; got {bos}.")
     if repeats > 1 and period < 3:
         raise InputError(
             f"period must be at least 3, or the token after the earlier copy is the previous or the current one; "

@@ -17,6 +17,9 @@ app.registered_commands.sort(key=lambda command: ORDER.index(command.callback.__
 
 def main() -> None:
     """Run the command line; bad input is one sentence on stderr and exit code 2, an interrupt is exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"inductionlens: {message}\n")
     try:
         code = app(standalone_mode=False)

@@ -28,7 +28,7 @@ def compare(
     if out is not None:
         check_writable(out)
     table = run_compare(read_scores(first), read_scores(second))
-    part = table[table["score"] == score]
+    part = table[[name == score for name in table["score"]]]
     if part.empty:
         raise InputError(
             f"There is no score {score!r} in both tables; they share {', '.join(table['score'].unique())}."

@@ -24,6 +24,21 @@ def check_causal(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+def check_sizes(folder: Path, config: dict[str, Any], name: str = "") -> None:
+    """Refuse sizes that no model has, before room is made for them."""
+    for key, value in config.items():
+        named = f"{name}{key}"
+        if isinstance(value, dict):
+            check_sizes(folder, value, f"{named}.")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if (number and value != value) or value in (float("inf"), -float("inf")):
+            raise InputError(f"{folder}/config.json cannot be used: {named} is {value}.")
+        most = 1000 if "layer" in key else 10**7
+        if isinstance(value, int) and abs(value) > most and "theta" not in key:
+            told = str(value) if abs(value) < 10**20 else "a number beyond 10^20"
+            raise InputError(f"{folder}/config.json cannot be used: {named} is {told}, and at most {most} is expected.")
+
+
 def check_full_precision(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a quantised model: its packed weights can be run, but not folded, centred or read."""
     packed = config.get("quantization_config")

@@ -42,7 +42,7 @@ def load_model(
     try:
         folder = Path(source).expanduser()
         there = folder.exists()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"The model {named} cannot be looked at: {getattr(error, 'strerror', None) or error}."
         ) from error
@@ -71,8 +71,10 @@ def _device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if torch.device(device).type == "meta":
+            raise NotImplementedError("nothing is computed there")
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # unknown names and absent hardware bring errors of every kind
         raise InputError(f"The device {device!r} cannot be used here; 'cpu' always can.") from error
     return device
 
@@ -85,8 +87,8 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
         if not path.is_file():
             raise InputError(f"The folder {named} has no config.json, so it holds no model.")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not readable JSON: {error}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON: {str(error).splitlines()[0]}.") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
     from inductionlens.models import toy

@@ -15,6 +15,7 @@ from inductionlens.models.folder_checks import (
     check_causal,
     check_full_precision,
     check_report,
+    check_sizes,
     check_weights_file,
     first_line,
     loading_trouble,
@@ -35,6 +36,7 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_causal(folder, config)
+    check_sizes(folder, config)
     check_full_precision(folder, config)
     check_weights_file(folder)
     with quiet():
@@ -60,7 +62,7 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     tokenizer = _tokenizer(folder)
     # Read before TransformerLens, which gives a tokenizer without BOS its EOS for one, in place.
     bos = tokenizer.bos_token_id if tokenizer is not None else getattr(hf_config, "bos_token_id", None)
-    tokens, expected = _own_attention(hf_model)  # read first: a TransformerBridge takes the model over
+    tokens, expected = _own_attention(folder, hf_model)  # read first: a TransformerBridge takes the model over
     if has_hooked_transformer():
         model = _hooked(folder, hf_model, tokenizer, device=device)
     else:
@@ -72,13 +74,17 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     return model
 
 
-def _own_attention(hf_model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _own_attention(folder: Path, hf_model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Some tokens [1, pos], and each layer's attention [1, head, query, key] over them as Hugging Face computes it."""
-    config = hf_model.config.get_text_config()
-    length = min(getattr(config, "max_position_embeddings", None) or 512, 512)
-    tokens = (torch.arange(length)[None] * 7 + 1) % config.vocab_size
-    with torch.no_grad():
-        return tokens, list(hf_model(tokens, output_attentions=True, use_cache=False).attentions)
+    try:
+        config = hf_model.config.get_text_config()
+        length = min(getattr(config, "max_position_embeddings", None) or 512, 512)
+        tokens = (torch.arange(length)[None] * 7 + 1) % config.vocab_size
+        with torch.no_grad():
+            found = hf_model(tokens, output_attentions=True, use_cache=False, return_dict=True).attentions
+        return tokens, [pattern.float() for pattern in found]
+    except Exception as error:
+        raise InputError(f"The model in {folder} does not run as its config says: {first_line(error)}.") from error
 
 
 def _check_same(folder: Path, model: Model, tokens: torch.Tensor, expected: list[torch.Tensor]) -> None:

@@ -15,6 +15,8 @@ from inductionlens.models.origin import Origin
 from inductionlens.models.processing import cast, check_weights, process
 
 FORMAT = "inductionlens-toy"
+#: Beyond these a config is taken for a mistake.
+MOST_LAYERS, MOST_TOKENS, MOST_WEIGHTS = 1000, 2**15, 10**9
 CHOICES: dict[str, tuple[Any, ...]] = {
     "normalization_type": ("LN", "RMS", None),
     "positional_embedding_type": ("standard", "rotary", "shortformer"),
@@ -48,16 +50,35 @@ class ToyConfig:
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1; got {value!r}.")
-        if self.d_mlp is not None and (not isinstance(self.d_mlp, int) or self.d_mlp < 1):
-            raise InputError(f"d_mlp must be a whole number of at least 1, or null for none; got {self.d_mlp!r}.")
-        if self.bos is not None and not (isinstance(self.bos, int) and 0 <= self.bos < self.d_vocab):
-            raise InputError(f"bos must be an id below d_vocab {self.d_vocab}, or null for none; got {self.bos!r}.")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+                raise InputError(f"{name} must be a whole number of at least 1; got {_told(value)}.")
+        width = self.d_mlp
+        if width is not None and (not isinstance(width, int) or isinstance(width, bool) or not 1 <= width < 2**31):
+            raise InputError(f"d_mlp must be a whole number of at least 1, or null for none; got {_told(width)}.")
+        if self.n_ctx > MOST_TOKENS or self.n_layers > MOST_LAYERS or self.weights() > MOST_WEIGHTS:
+            raise InputError(
+                f"A toy has at most {MOST_LAYERS} layers, {MOST_TOKENS} tokens of context and {MOST_WEIGHTS:,} "
+                f"weights; this one has {self.n_layers}, {self.n_ctx} and about {self.weights():,}."
+            )
+        bos, number = self.bos, isinstance(self.bos, int) and not isinstance(self.bos, bool)
+        if bos is not None and not (number and 0 <= bos < self.d_vocab):
+            raise InputError(f"bos must be an id below d_vocab {self.d_vocab}, or null for none; got {_told(bos)}.")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
+            if not any(getattr(self, name) is choice or getattr(self, name) == choice for choice in known):
                 told = ", ".join("null" if choice is None else str(choice) for choice in known)
-                raise InputError(f"{name} must be one of {told}; got {getattr(self, name)!r}.")
+                raise InputError(f"{name} must be one of {told}; got {_told(getattr(self, name))}.")
+        if self.positional_embedding_type == "rotary" and self.d_head % 2:
+            raise InputError(f"d_head must be even where positions are rotary; got {self.d_head}.")
+
+    def weights(self) -> int:
+        """About how many numbers such a toy has."""
+        per_layer = self.d_model * (4 * self.n_heads * self.d_head + 2 * (self.d_mlp or 0) + 4)
+        return self.n_layers * per_layer + self.d_model * (2 * self.d_vocab + self.n_ctx)
+
+
+def _told(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else f"a number beyond 10^{30}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def blank_toy(config: ToyConfig, device: str | None = None) -> Model:
@@ -152,6 +173,12 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"The weights {path} are truncated or corrupted: {error}.") from error
+    held = sum(weight.numel() for weight in weights.values())
+    if shape.weights() > 4 * held + 10**6:  # before room is made for them
+        raise InputError(
+            f"The weights {path} contradict config.json: it describes about {shape.weights():,} numbers and they are "
+            f"{held:,}."
+        )
     model = blank_toy(shape, device)
     expected = {name: tuple(weight.shape) for name, weight in named_weights(model).items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: What a mosaic shows unless told otherwise.
 DEFAULT_SCORES = ("prefix_matching", "copying", "induction_logit", "previous_token", "duplicate_token", "first_token")
 SUFFIXES = (".png", ".svg", ".pdf")
+#: Layers or heads that a picture can show.
+MOST_CELLS = 512
 #: Cells up to which numbers are written into them.
 _WRITTEN = 150
 
@@ -99,6 +101,8 @@ def draw_mosaic(table: "pandas.DataFrame", scores: tuple[str, ...] | None = None
     if table.duplicated(["layer", "head"]).any():
         raise InputError("A mosaic shows one model; the table names a head more than once.")
     layers, heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
+    if max(layers, heads) > MOST_CELLS:
+        raise InputError(f"A mosaic has at most {MOST_CELLS} layers or heads; the table has {layers} and {heads}.")
     cell = cell_size(layers, heads)
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
@@ -137,6 +141,9 @@ def write_picture(figure: "Figure", path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     # A date or a random id in the file would make equal pictures differ.
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    width, height = figure.get_size_inches()
+    if max(width, height) * 200 > 2**16:
+        raise InputError(f"The picture would be {width:.0f} x {height:.0f} inches; draw fewer scores or heads.")
     with matplotlib.rc_context({"svg.hashsalt": "inductionlens"}):
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     write_atomically(path, buffer.getvalue())

@@ -23,6 +23,8 @@ def earlier_copies(tokens: Int[Tensor, "batch pos"], bos: int | None) -> Bool[Te
 
 def shifted(copies: Bool[Tensor, "batch query key"], offset: int) -> Bool[Tensor, "batch query key"]:
     """Mark the key ``offset`` after each copy instead of the copy itself; keys in the future are dropped."""
+    if abs(offset) >= copies.shape[-1]:
+        return torch.zeros_like(copies)
     return torch.nn.functional.pad(copies, (offset, -offset)).tril()
 
 

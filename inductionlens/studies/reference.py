@@ -44,6 +44,17 @@ class Recipe:
     """Who published the table."""
 
     def __post_init__(self) -> None:
+        for name in ("seed", "low", "high", "sequences", "period"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+                raise InputError(f"A recipe's {name} must be a whole number below 2^31; got {value!r}.")
+        for name in ("tolerance", "above"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise InputError(f"A recipe's {name} must be a number; got {getattr(self, name)!r}.")
+        if not isinstance(self.source, str):
+            raise InputError(f"A recipe's source must be text; got {self.source!r}.")
+        if self.sequences * self.period > 10**7:
+            raise InputError(f"A recipe's sequences x period must stay below 10^7; got {self.sequences * self.period}.")
         for name, least in (("sequences", 1), ("period", 3), ("low", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"A recipe's {name} must be at least {least}; got {getattr(self, name)}.")
@@ -72,14 +83,19 @@ def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, R
     path = reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else Path(path)
     try:
         table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The reference {path} cannot be read: {str(error).splitlines()[0]}.") from error
+    except Exception as error:  # archives bring errors of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The reference {path!s} cannot be read: {reason}.") from error
     scores = [name for name in SCORES if name in table.columns]
     if not {"layer", "head"} <= set(table.columns) or not scores:
         raise InputError(f"The reference {path} needs the columns layer, head and any of {', '.join(SCORES)}.")
     table = table[["layer", "head", *scores]]
     if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes) or table.isna().any(axis=None):
         raise InputError(f"The reference {path} must hold a number in every cell.")
+    places = table[["layer", "head"]]
+    if (places % 1 != 0).any(axis=None) or (places < 0).any(axis=None) or (places > 10**4).any(axis=None):
+        raise InputError(f"The reference {path} must name layers and heads by whole numbers from 0 to 10,000.")
+    table = table.astype({"layer": "int64", "head": "int64"})
     if table.duplicated(["layer", "head"]).any():
         raise InputError(f"The reference {path} names a head twice.")
     beside = path.with_suffix(".recipe.json")
@@ -87,8 +103,8 @@ def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, R
         return table, Recipe()
     try:
         return table, Recipe(**json.loads(beside.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"The recipe {beside} is not usable: {error}.") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"The recipe {beside} is not usable: {str(error).splitlines()[0]}") from error
 
 
 def measure_recipe(
