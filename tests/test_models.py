@@ -655,3 +655,13 @@ def test_objects_with_packed_weights_or_several_devices_are_refused(planted):
         il.scan(packed)
     with refused(r"planted lies on several devices \(cpu, meta\); move it to one"):
         il.scan(spread)
+
+
+@pytest.mark.skipif(has_hooked_transformer(), reason="HookedTransformer knows a list of names")
+def test_any_hub_name_may_be_asked_for_where_the_architecture_decides(tmp_path, monkeypatch):
+    with refused("some-org/some-model could not be fetched from the hub"):
+        il.load_model("some-org/some-model")
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with refused("There is no folder models/tiny and no model of that name"):
+        il.load_model("models/tiny")

@@ -6,6 +6,7 @@ import importlib
 import socket
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from inductionlens.errors import InputError
