@@ -139,14 +139,14 @@ SCORES: tuple[str, ...] = tuple(name for name, column in COLUMNS.items() if colu
 REQUIRED: tuple[str, ...] = ("layer", "head")
 
 
-def explain(name: str) -> Column | None:
-    """What a column means, interval ends included; None for a column this package does not know."""
-    if name in COLUMNS:
-        return COLUMNS[name]
+def explain(name: str, columns: dict[str, Column] = COLUMNS) -> Column | None:
+    """What a column means, interval ends included; None for a column that ``columns`` does not have."""
+    if name in columns:
+        return columns[name]
     base, _, end = name.rpartition("_")
-    if end in ("low", "high") and base in COLUMNS and COLUMNS[base].interval:
+    if end in ("low", "high") and base in columns and columns[base].interval:
         which = {"low": "lower", "high": "upper"}[end]
-        column = COLUMNS[base]
+        column = columns[base]
         return column._replace(
             meaning=f"{which} end of the 95% bootstrap interval of {base} over sequences", score=False, interval=False
         )

@@ -12,10 +12,12 @@ from test_cli import run
 
 import inductionlens as il
 from inductionlens import Head, InputError
+from inductionlens.effect_columns import EFFECT_COLUMNS
 from inductionlens.models.ablation import ablate
 from inductionlens.partial import Partial
 from inductionlens.studies.ablation_groups import make_groups
 from inductionlens.studies.ablation_options import AblationOptions
+from inductionlens.tables import COLUMNS, explain
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = {"sequences": 3, "n_windows": 3, "draws": 3}
@@ -76,6 +78,12 @@ def test_groups_grow_with_the_induction_heads_beside_random_ones(study):
     assert random["effect_copies"].abs().max() < 1e-6
     assert study.share_of_copying_lost()["induction"] == pytest.approx(1, abs=0.01)
     assert study.share_of_copying_lost()["random"] == pytest.approx(0, abs=1e-6)
+
+
+def test_every_column_is_explained(study):
+    known = COLUMNS | EFFECT_COLUMNS
+    for table in (study.table, study.groups):
+        assert [name for name in table.columns if explain(name, known) is None] == []
 
 
 def test_losses_by_position_with_and_without_the_heads(study):

@@ -144,9 +144,10 @@ def test_why_says_so_where_no_head_is_of_a_kind(tmp_path):
 def test_columns_explains_each_one():
     code, printed, _ = run("columns")
     assert code == 0
+    from inductionlens.effect_columns import EFFECT_COLUMNS
     from inductionlens.tables import COLUMNS
 
-    assert all(f" {name} " in printed for name in COLUMNS)
+    assert all(f" {name} " in printed for name in COLUMNS | EFFECT_COLUMNS)
     code, printed, _ = run("columns", "copying_low")
     assert "lower end of the 95% bootstrap" in " ".join(printed.split())
 

@@ -39,6 +39,7 @@ FLOORS = [
     ("errors", 0, "ground"),
     ("heads", 0, "ground"),
     ("tables", 0, "ground"),
+    ("effect_columns", 0, "ground"),
     ("files", 0, "ground"),
     ("partial", 0, "ground"),
     ("head_scores", 0, "ground"),

@@ -72,24 +72,26 @@ def why(
 def columns(
     name: Annotated[str | None, typer.Argument(help="One column; all of them by default.")] = None,
 ) -> None:
-    """Explain every column of a head table: meaning, range, unit and source."""
+    """Explain every column of every table: meaning, range, unit and source."""
     from rich import box
     from rich.table import Table
 
+    from inductionlens.effect_columns import EFFECT_COLUMNS
     from inductionlens.tables import COLUMNS, explain
 
-    if name is not None and explain(name) is None:
+    known = COLUMNS | EFFECT_COLUMNS
+    if name is not None and explain(name, known) is None:
         import difflib
 
-        near = difflib.get_close_matches(name, COLUMNS, n=2)
+        near = difflib.get_close_matches(name, known, n=2)
         raise InputError(
             f"There is no column {name!r}; {'the nearest are ' + ', '.join(near) if near else 'all are listed without a name'}."
         )
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("column", "meaning", "range", "unit", "source"):
         grid.add_column(title, overflow="fold")
-    for key in COLUMNS if name is None else [name]:
-        column = explain(key)
+    for key in known if name is None else [name]:
+        column = explain(key, known)
         assert column is not None
         ends = f"{key}\n{key}_low\n{key}_high" if column.interval else key
         grid.add_row(ends, column.meaning, column.range, column.unit, column.source)
