@@ -68,7 +68,7 @@ def answer(call, *inputs, **named):
 
 
 GONE, WHOLE = "<removed>", ([], 1)
-HUGE = st.sampled_from([10**6, 10**9, 10**12, 2**63, 10**20])
+HUGE = st.sampled_from([3 * 10**7, 10**9, 10**12, 2**63, 10**20])
 ODD = st.sampled_from([GONE, None, True, False, "", "x", "1", "inf", "٣", [], [1], {}, {"a": [1]}, 10**400])
 CELLS = st.one_of(ODD, st.floats(), st.integers(-2, 5), HUGE)
 FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=4)
@@ -118,12 +118,14 @@ def encoded(edits, kind="csv", strange=None):
     return frame.to_csv(index=False).encode()
 
 
+SHAPE = il.ToyConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, d_vocab=40, n_ctx=64, d_mlp=8)
+
+
 @pytest.fixture(scope="module")
 def desk(gpt2_folder, tmp_path_factory):
     """A folder with two models of few weights and with tables, some of them broken."""
     desk = tmp_path_factory.mktemp("desk")
-    shape = il.ToyConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, d_vocab=20, n_ctx=64, d_mlp=8)
-    il.save_toy(il.new_toy(shape), desk / "toy")
+    il.save_toy(il.new_toy(SHAPE), desk / "toy")
     shutil.copytree(gpt2_folder, desk / "gpt2", ignore=shutil.ignore_patterns("*token*"))
     il.HeadScores(pd.DataFrame(TABLE)).save(desk / "scores.csv")
     (desk / "published.csv").write_bytes(encoded(PUBLISHED))
@@ -131,6 +133,8 @@ def desk(gpt2_folder, tmp_path_factory):
     (desk / "broken.csv").write_text("\0")
     (desk / "wide.csv").write_text("layer,head,copying\n10000,10000,1e308\n")
     (desk / "large.csv").write_text(f"layer,head,copying,seed,kind,why\n0,0,1,{2**63},none,\n0,1,1,0,none,\n")
+    (desk / "steep.csv").write_text("layer,head,induction_logit\n0,0,1e308\n0,1,-1e308\n")
+    (desk / "loop.csv").symlink_to("loop.csv")
     return desk
 
 
@@ -163,6 +167,15 @@ def test_model_folders(desk, tmp_path, case, name, breaks):
     model = answer(il.load_model, tmp_path, device="cpu")
     if model is not None:
         answer(il.scan, model, sequences=1, period=4, logit_period=4, controls=False)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e30])
+def test_weights_whose_products_are_infinite(scale):
+    model = il.new_toy(SHAPE)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(scale)
+    answer(il.scan, model, sequences=2, period=4, logit_period=4, controls=False)
 
 
 IDS = st.lists(st.one_of(st.integers(-3, 40), st.sampled_from([2**62, -(2**62)])), max_size=40)
@@ -286,11 +299,16 @@ def test_pipes_and_devices_are_not_replaced(tmp_path):
 COMMANDS = typer.main.get_command(cli.app).commands
 SCAN = "scan ./toy --sequences 1 --period 4 --logit-period 4 --no-controls --device cpu"
 USUAL = [f"{SCAN} --out new.csv", "validate ./toy --against published.csv --device cpu", "why scores.csv", "columns"]
+USUAL += ["ablate ./toy --sequences 1 --period 4 --repeats 2 --windows 2 --draws 2 --device cpu --out new.csv"]
+USUAL += ["icl ./toy --windows 2 --device cpu --out new.csv"]
 USUAL += ["compare scores.csv scores.csv --out new.csv", "plot scores.csv --out new.png", "ranks scores.csv"]
 LINES = [f"{SCAN} --device meta", f"{SCAN} --device hpu", f"{SCAN} --out \udcff.csv", f"{SCAN} --head {'9' * 5000}.0"]
 LINES += ["scan a/b", "plot wide.csv --out a.png", "plot scores.csv --out \udcff.png", "why large.csv"]
+LINES += ["plot steep.csv --out new.png", f"{SCAN} --format csv --out loop.csv --samples new.csv"]
 LINES += ["compare scores.csv scores.csv --score \udcff", f"scan planted --out {'x' * 238}.csv"]
-WORDS = "./toy ./gpt2 a/b planted gpt-3 . scores.csv broken.csv published.csv wide.csv large.csv new.csv new.json"
+WORDS = (
+    "./toy ./gpt2 a/b planted gpt-3 . scores.csv broken.csv published.csv wide.csv large.csv steep.csv new.csv new.json"
+)
 WORDS += " no/new.csv \udcff.csv \udcff.png new.png 1 2 0 -1 nan 1e9 0.0 many -- --help random meta hpu sum diagonal"
 WORDS += f" head_output copying csv json gpt2 seed {'9' * 30} {'9' * 5000}.0 {'x' * 238}.csv {'x' * 300}"
 

@@ -205,6 +205,14 @@ def test_half_precision_is_scored_from_its_own_patterns(dtype, gpt2_folder):
     assert half.table[["prefix_matching", "copying", "induction_logit", "ov_eigen"]].notna().all(axis=None)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_toys_are_softmaxed_once(dtype):
+    """Some classes show the pattern where others show the scores."""
+    table = il.scan(il.load_model("planted", dtype=dtype), sequences=2, controls=False).table.set_index("name")
+    assert table.loc["L1H2", "prefix_matching"] > 0.99
+    assert table.loc["L0H1", "previous_token"] > 0.99
+
+
 def test_the_revision_and_the_checkpoint_are_passed_on_and_recorded(monkeypatch, planted):
     asked = {}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import inductionlens as il
-from inductionlens.models.named_weights import named_weights
+from inductionlens.models.named_weights import portable_weights, write_weights
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "data"
@@ -25,9 +25,12 @@ def rotary():
         n_layers=2, n_heads=3, d_model=24, d_head=8, d_vocab=64, n_ctx=128, positional_embedding_type="rotary"
     )
     model = il.new_toy(config, seed=2)
-    with torch.no_grad():
-        for weight in named_weights(model).values():
-            weight.mul_(2)
+    drawn = {}
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in portable_weights(model).items():
+        biased = torch.randn(weight.shape, generator=generator) * 0.3 if "b_" in name else 0.0
+        drawn[name] = 2 * weight + biased
+    write_weights(model, drawn.items())
     return model
 
 
