@@ -199,6 +199,7 @@ def test_parts_of_other_work_are_refused(tmp_path, planted):
 
 # Bad input.
 def test_bad_settings_are_refused(planted):
+    scores = il.scan(planted, text="random")
     for settings, said in (
         ({"heads": ["7.0"]}, r"There is no head 7\.0: the model has 2 layers of 3 heads"),
         ({"heads": []}, "heads must name at least one head"),
@@ -215,7 +216,7 @@ def test_bad_settings_are_refused(planted):
         ({"colour": 1}, "ablation_study has no setting 'colour'"),
     ):
         with refused(said):
-            il.ablation_study(planted, **{**SMALL, **settings})
+            il.ablation_study(planted, **{"scores": scores, **SMALL, **settings})
     with refused("windows must be at least 2 sequences of at most 192 tokens"):
         il.ablation_study(planted, torch.ones(3, 200, dtype=torch.long), **SMALL)
     with refused("The measure 'mine' must give one number for each of the"):

@@ -258,8 +258,9 @@ def test_the_planted_head_passes_every_control():
     assert row["kind"] == "induction"
 
 
-def test_false_verdicts_on_random_models_are_rare():
+def test_false_verdicts_on_random_models_are_rare(monkeypatch):
     """200 models with random weights: at most 5% may have a head called induction, anti_induction or mixed."""
+    monkeypatch.setattr("inductionlens.intervals.RESAMPLES", 200)  # intervals decide little here and cost most
     tables = list(random_scans())
     found = [bool(table["kind"].isin(["induction", "anti_induction", "mixed"]).any()) for table in tables]
     assert len(found) == 200
