@@ -1,6 +1,7 @@
 """scan: which heads are induction heads."""
 
 import sys
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,7 @@ def scan(
             check_writable(path)
     if out is not None:
         check_writable(sidecar_of(out))
-        if samples is not None and samples.resolve() in (out.resolve(), sidecar_of(out).resolve()):
+        if samples is not None and realpath(samples) in (realpath(out), realpath(sidecar_of(out))):
             raise InputError(f"--samples and --out need files of their own; both would write {samples}.")
     if no_bos and bos is not None:
         raise InputError("--bos and --no-bos contradict each other; give one.")

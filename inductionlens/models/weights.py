@@ -45,12 +45,19 @@ def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
     W_O (W_U W_E) W_V, which is what TransformerLens's FactoredMatrix takes them from.
 
     A model with as many inputs as outputs is needed; NaN otherwise.
+
+    Raises:
+        InputError: weights so large that their products overflow.
     """
     w_e, w_u = model.W_E.detach(), model.W_U.detach()
     cfg = model.cfg
     if w_e.shape[0] != w_u.shape[1]:
         return torch.full((cfg.n_layers, cfg.n_heads, cfg.d_head), torch.nan, dtype=torch.complex128)
     through = (w_u.float() @ w_e.float()).double().cpu()
+    if not torch.isfinite(through).all():
+        raise InputError(
+            "The weights of this model are so large that W_U W_E overflows; no score can be read off."
+        )
     rows = []
     for block in model.blocks:
         w_v, w_o = (weight.detach().double().cpu() for weight in (block.attn.W_V, block.attn.W_O))

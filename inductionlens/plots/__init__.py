@@ -100,6 +100,8 @@ def draw_mosaic(table: "pandas.DataFrame", scores: tuple[str, ...] | None = None
             raise InputError(f"There is no score {name!r} in the table; it has {known}.")
     if table.duplicated(["layer", "head"]).any():
         raise InputError("A mosaic shows one model; the table names a head more than once.")
+    if (table[list(scores)].astype(float).abs() > 1e30).any(axis=None):
+        raise InputError("The table holds numbers beyond 10^30, which no picture can show.")
     layers, heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
     if max(layers, heads) > MOST_CELLS:
         raise InputError(f"A mosaic has at most {MOST_CELLS} layers or heads; the table has {layers} and {heads}.")

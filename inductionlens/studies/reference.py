@@ -49,7 +49,7 @@ class Recipe:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
                 raise InputError(f"A recipe's {name} must be a whole number below 2^31; got {value!r}.")
         for name in ("tolerance", "above"):
-            if not isinstance(getattr(self, name), (int, float)):
+            if not isinstance(getattr(self, name), (int, float)) or not abs(getattr(self, name)) < 1e9:
                 raise InputError(f"A recipe's {name} must be a number; got {getattr(self, name)!r}.")
         if not isinstance(self.source, str):
             raise InputError(f"A recipe's source must be text; got {self.source!r}.")
