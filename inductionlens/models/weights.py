@@ -55,9 +55,7 @@ def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
         return torch.full((cfg.n_layers, cfg.n_heads, cfg.d_head), torch.nan, dtype=torch.complex128)
     through = (w_u.float() @ w_e.float()).double().cpu()
     if not torch.isfinite(through).all():
-        raise InputError(
-            "The weights of this model are so large that W_U W_E overflows; no score can be read off."
-        )
+        raise InputError("The weights of this model are so large that W_U W_E overflows; no score can be read off.")
     rows = []
     for block in model.blocks:
         w_v, w_o = (weight.detach().double().cpu() for weight in (block.attn.W_V, block.attn.W_O))
