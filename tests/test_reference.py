@@ -173,3 +173,10 @@ def test_models_too_small_for_the_recipe_are_refused():
         measure_recipe(model, Recipe())
     code, _, err = run("validate", FOLDER)
     assert (code, len(err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("layer", [0.5, -1, 10**5])
+def test_layers_that_are_no_whole_numbers_are_refused(layer, tmp_path):
+    (tmp_path / "mine.csv").write_text(f"layer,head,induction\n{layer},0,0.5\n")
+    with pytest.raises(InputError, match="must name layers and heads by whole numbers"):
+        read_reference(tmp_path / "mine.csv")
