@@ -1,5 +1,7 @@
 """Heads switched off: against plain loops, known answers, and a model left to the bit."""
 
+import dataclasses
+
 import ablation_twins as twins
 import numpy as np
 import pytest
@@ -275,6 +277,22 @@ def test_attribution_of_small_changes_is_their_effect(toy, tokens):
             effects.append(losses_of(model, tokens)[:, given.scored].mean(1))
     change = sum(effect - losses_of(model, tokens)[:, given.scored].mean(1) for effect in effects) / size
     assert np.allclose(change, found, rtol=0.1, atol=5e-3)
+
+
+def test_attribution_of_a_mean_output_is_the_first_step_towards_it(toy, tokens):
+    model, _ = toy
+    given, run, step = stimulus(tokens), clean_run(model, tokens), 1e-3
+    means = clean_run(model, torch.flip(tokens, (1,))).means()
+    found = measure_attribution(model, given, Change(means))["mean"]
+    clean = losses_of(model, tokens)[:, given.scored].mean(1)
+    for head in (Head(0, 1), Head(1, 2)):
+        outputs = [output.clone() for output in run.outputs]
+        own = outputs[head.layer][:, :, head.index]
+        own += step * (means[head.layer][head.index] - own)
+        with ablate(model, [head], output=dataclasses.replace(run, outputs=tuple(outputs))):
+            change = (losses_of(model, tokens)[:, given.scored].mean(1) - clean) / step
+        assert np.allclose(change, found[head.layer, head.index], rtol=0.02, atol=2e-3)
+        assert np.abs(found[head.layer, head.index]).max() > 0.01
 
 
 # Bad input.

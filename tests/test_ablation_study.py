@@ -197,6 +197,19 @@ def test_parts_of_other_work_are_refused(tmp_path, planted):
     assert json.loads(path.read_text().splitlines()[0]) == {"seed": 1}
 
 
+def test_parts_of_other_weights_are_refused(tmp_path, toy_config):
+    """Two models of one name and shape: what was measured on the first says nothing about the second."""
+    path, settings = tmp_path / "parts", {**SMALL, "measures": ("copies",), "groups": False, "heads": ["0.0"]}
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        il.ablation_study(il.new_toy(toy_config, seed=1), **settings, partial=path, on_progress=stop)
+    with refused("unfinished work of other settings or another model"):
+        il.ablation_study(il.new_toy(toy_config, seed=2), **settings, partial=path)
+
+
 # Bad input.
 def test_bad_settings_are_refused(planted):
     scores = il.scan(planted, text="random")

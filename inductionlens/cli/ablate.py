@@ -5,8 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inductionlens.cli.options import (
+    BatchSize,
+    Bos,
+    Checkpoint,
+    Device,
+    Dtype,
+    ModelName,
+    NoBos,
+    Quiet,
+    Revision,
+    check_table,
+    which_bos,
+)
 from inductionlens.cli.speak import Progress, app, console_out
-from inductionlens.errors import InputError
 
 if TYPE_CHECKING:
     from inductionlens.studies.ablation import AblationEffects
@@ -20,7 +32,7 @@ MEANING = {
 
 @app.command()
 def ablate(
-    model: Annotated[str, typer.Argument(help="A folder, 'planted', or a hub name such as gpt2.")],
+    model: ModelName,
     heads: Annotated[str, typer.Option(help="all, a kind such as induction, or names: 5.1,6.9.")] = "all",
     out: Annotated[Path | None, typer.Option(help="Write the effects here: .csv, .parquet or .json; groups go beside.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the effects here: .png, .svg or .pdf.")] = None,
@@ -39,30 +51,23 @@ def ablate(
     no_groups: Annotated[bool, typer.Option("--no-groups", help="Remove heads one by one only.")] = False,
     draws: Annotated[int, typer.Option(help="Random groups of each size.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides every random token and group.")] = 0,
-    bos: Annotated[int | None, typer.Option(help="Token id to start sequences with, instead of the model's own BOS.")] = None,
-    no_bos: Annotated[bool, typer.Option("--no-bos", help="Start sequences without BOS.")] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences per forward pass.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
-    checkpoint: Annotated[int | None, typer.Option(help="Training checkpoint of a hub series, by step.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    bos: Bos = None,
+    no_bos: NoBos = False,
+    batch_size: BatchSize = None,
+    revision: Revision = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Remove heads of MODEL, one by one and in groups, and say what it costs, beside random heads."""
-    from inductionlens.files import check_writable, format_of, sidecar_of
-
-    partial = None
-    if out is not None:
-        format_of(out)
-        partial = out.with_name(out.name + ".partial")
-        for path in (out, sidecar_of(out), partial):
-            check_writable(path)
+    partial = None if out is None else out.with_name(out.name + ".partial")
+    check_table(out, *([partial] if partial else []))
     if picture is not None:
         from inductionlens.plots import check_picture
 
         check_picture(picture)
-    if no_bos and bos is not None:
-        raise InputError("--bos and --no-bos contradict each other; give one.")
+    start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.ablation import ablation_study
@@ -72,7 +77,7 @@ def ablate(
             output=output, hold_patterns=hold_patterns, method=method,
             measures=tuple(name.strip() for name in measures.split(",")), text=text, n_windows=windows, length=length,
             late=late, early=early, sequences=sequences, period=period, repeats=repeats, groups=not no_groups,
-            draws=draws, seed=seed, bos=False if no_bos else True if bos is None else bos, batch_size=batch_size,
+            draws=draws, seed=seed, bos=start, batch_size=batch_size,
         )  # fmt: skip
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"ablating {model}")

@@ -5,8 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inductionlens.cli.options import (
+    BatchSize,
+    Bos,
+    Checkpoint,
+    Device,
+    Dtype,
+    ModelName,
+    NoBos,
+    Quiet,
+    Revision,
+    check_table,
+    which_bos,
+)
 from inductionlens.cli.speak import Progress, app, number
-from inductionlens.errors import InputError
 
 if TYPE_CHECKING:
     from inductionlens.studies.icl import InContextLearning
@@ -14,32 +26,26 @@ if TYPE_CHECKING:
 
 @app.command()
 def icl(
-    model: Annotated[str, typer.Argument(help="A folder, 'planted', or a hub name such as gpt2.")],
+    model: ModelName,
     out: Annotated[Path | None, typer.Option(help="Write the loss at every index here, .csv, .parquet or .json, and the rest beside it.")] = None,
     text: Annotated[str, typer.Option(help="stdlib, random, a .txt file or folder, or hub:NAME for a data set.")] = "auto",
     windows: Annotated[int, typer.Option(help="How many windows.")] = 50,
     length: Annotated[int | None, typer.Option(help="Tokens of a window, BOS counted; 512 or the whole context.")] = None,
     late: Annotated[int | None, typer.Option(help="The later index, from 0; 500 where it fits, else the last.")] = None,
     early: Annotated[int | None, typer.Option(help="The earlier index, from 0; 50 where it fits.")] = None,
-    bos: Annotated[int | None, typer.Option(help="Token id to start windows with, instead of the model's own BOS.")] = None,
-    no_bos: Annotated[bool, typer.Option("--no-bos", help="Start windows without BOS.")] = False,
+    bos: Bos = None,
+    no_bos: NoBos = False,
     seed: Annotated[int, typer.Option(help="Decides the windows and the resamples behind the intervals.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(help="Windows per forward pass.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
-    checkpoint: Annotated[int | None, typer.Option(help="Training checkpoint of a hub series, by step.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA by default where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    batch_size: BatchSize = None,
+    revision: Revision = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure in-context learning of MODEL: its loss by position, late minus early; negative is more."""
-    from inductionlens.files import check_writable, format_of, sidecar_of
-
-    if out is not None:
-        format_of(out)
-        for path in (out, sidecar_of(out)):
-            check_writable(path)
-    if no_bos and bos is not None:
-        raise InputError("--bos and --no-bos contradict each other; give one.")
+    check_table(out)
+    start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.icl import in_context_learning
@@ -48,7 +54,7 @@ def icl(
         progress.say(f"losses of {model}")
         found = in_context_learning(
             loaded, text=text, n_windows=windows, length=length, late=late, early=early,
-            bos=False if no_bos else True if bos is None else bos, seed=seed, batch_size=batch_size,
+            bos=start, seed=seed, batch_size=batch_size,
             on_progress=progress.at,
         )  # fmt: skip
     if out is not None:

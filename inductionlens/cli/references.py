@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inductionlens.cli.options import Device
 from inductionlens.cli.speak import Progress, app
 
 
@@ -13,7 +14,7 @@ def validate(
     model: Annotated[str, typer.Argument(help="A folder or a hub name; gpt2 for the published table.")],
     against: Annotated[Path | None, typer.Option(help="A table of yours (layer, head, scores) instead of GPT-2 small's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the differences per head here, as CSV.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print PASS or FAIL alone.")] = False,
 ) -> None:  # fmt: skip
     """Compare a model's attention scores with a published table, by its exact recipe: PASS (0) or FAIL (1)."""

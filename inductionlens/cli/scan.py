@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inductionlens.cli.options import (
+    BatchSize,
+    Bos,
+    Checkpoint,
+    Device,
+    Dtype,
+    ModelName,
+    NoBos,
+    Quiet,
+    Revision,
+    which_bos,
+)
 from inductionlens.cli.speak import Progress, app, console_out, number
 from inductionlens.errors import InputError
 
@@ -24,7 +36,7 @@ SHOWN = {
 
 @app.command()
 def scan(
-    model: Annotated[str, typer.Argument(help="A folder, 'planted', or a hub name such as gpt2.")],
+    model: ModelName,
     out: Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .json.")] = None,
     format: Annotated[str | None, typer.Option(help="csv, parquet or json, whatever the suffix; without --out the table is printed.")] = None,
     seed: Annotated[int, typer.Option(help="Decides every random token.")] = 0,
@@ -32,8 +44,8 @@ def scan(
     period: Annotated[int, typer.Option(help="Length of the repeated block, and of the copying sample, in tokens.")] = 25,
     repeats: Annotated[int, typer.Option(help="How often the block is repeated.")] = 4,
     logit_period: Annotated[int, typer.Option(help="Block length of the logit probe.")] = 30,
-    bos: Annotated[int | None, typer.Option(help="Token id to start sequences with, instead of the model's own BOS.")] = None,
-    no_bos: Annotated[bool, typer.Option("--no-bos", help="Start sequences without BOS.")] = False,
+    bos: Bos = None,
+    no_bos: NoBos = False,
     text: Annotated[str, typer.Option(help="Text for previous_token: stdlib, random, or a .txt file or folder.")] = "auto",
     reduce: Annotated[str, typer.Option(help="How several targets count: sum, last, first, entry_mean, diagonal.")] = "sum",
     value_weighted: Annotated[bool, typer.Option("--value-weighted", help="Weigh attention by value norms.")] = False,
@@ -41,14 +53,14 @@ def scan(
     logit_recipe: Annotated[str, typer.Option(help="default or mcdougall.")] = "default",
     no_controls: Annotated[bool, typer.Option("--no-controls", help="Skip the controls: verdicts by threshold alone.")] = False,
     threshold: Annotated[float, typer.Option(help="Attention from which a head is of a kind.")] = 0.4,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences per forward pass.")] = None,
+    batch_size: BatchSize = None,
     head: Annotated[list[str] | None, typer.Option(help="Show this head too, such as 5.1; may be repeated.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Write per-sequence values here, in long form.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
-    checkpoint: Annotated[int | None, typer.Option(help="Training checkpoint of a hub series, by step.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA by default where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    revision: Revision = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Score every head of MODEL on repeated random tokens and say which are induction heads."""
     from inductionlens.files import check_writable, encode_table, format_of, sidecar_of, write_atomically
@@ -63,8 +75,7 @@ def scan(
         check_writable(sidecar_of(out))
         if samples is not None and realpath(samples) in (realpath(out), realpath(sidecar_of(out))):
             raise InputError(f"--samples and --out need files of their own; both would write {samples}.")
-    if no_bos and bos is not None:
-        raise InputError("--bos and --no-bos contradict each other; give one.")
+    start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.heads import Head
         from inductionlens.models.loading import load_model
@@ -73,7 +84,7 @@ def scan(
 
         options = ScanOptions(
             seed=seed, sequences=sequences, period=period, repeats=repeats, logit_period=logit_period,
-            bos=False if no_bos else True if bos is None else bos, text=text, reduce=reduce,
+            bos=start, text=text, reduce=reduce,
             value_weighted=value_weighted, copying_source=copying_source, logit_recipe=logit_recipe,
             controls=not no_controls, threshold=threshold, batch_size=batch_size,
         )  # fmt: skip
