@@ -92,9 +92,9 @@ def measure_effects(
             cuts = list(stacks(starts, len(rows), most))
             keys = [f"{stimulus.name} {part.start}:{part.stop} {cut.start}:{cut.stop}" for cut in cuts]
             clean_key = f"{stimulus.name} {part.start}:{part.stop} clean"
-            run = None if {clean_key, *keys} <= kept.keys() else _record(model, rows, change)
+            run = None if {clean_key, *keys} <= kept.keys() else clean_record(model, rows, change)
             if clean_key not in kept:
-                kept[clean_key] = _values(model, stimulus, rows, run[0].final, 1)
+                kept[clean_key] = values_of(model, stimulus, rows, run[0].final)
                 on_part(clean_key, kept[clean_key])
             for name in names:
                 clean[name][part] = kept[clean_key][name][0]
@@ -102,7 +102,7 @@ def measure_effects(
                 members = [groups[index] for index in order[cut]]
                 if key not in kept:
                     final = _ablated_final(run, starts[cut.start], members, change)
-                    kept[key] = _values(model, stimulus, rows, final, len(members))
+                    kept[key] = values_of(model, stimulus, rows, final)
                     on_part(key, kept[key])
                 for name in names:
                     ablated[name][order[cut], part] = kept[key][name]
@@ -126,7 +126,7 @@ def measure_attribution(
 
             hooks = [(f"blocks.{layer}.attn.hook_z", _with_gradient(layer, outputs)) for layer in range(shape[0])]
             if change.hold_patterns:
-                hooks += _held(_record(model, batch.rows, change)[1], 0, 1)
+                hooks += held_patterns(clean_record(model, batch.rows, change)[1], 0, 1)
             final = run_with_gradient(model, batch.rows, hooks)
             values = _read(stimulus, batch.rows, _losses(model, final, batch.rows, stimulus.scored))
             for index, (name, value) in enumerate(values.items()):
@@ -150,7 +150,7 @@ def _with_gradient(layer: int, outputs: dict[int, Tensor]) -> Callable[..., Tens
     return hook
 
 
-def _record(model: Model, rows: Tensor, change: Change) -> tuple[Recorded, tuple[Tensor, ...]]:
+def clean_record(model: Model, rows: Tensor, change: Change) -> tuple[Recorded, tuple[Tensor, ...]]:
     patterns: list[Tensor] = []
 
     def keep(layer: Attention) -> None:
@@ -160,7 +160,7 @@ def _record(model: Model, rows: Tensor, change: Change) -> tuple[Recorded, tuple
     return record(model, rows, keep), tuple(patterns)
 
 
-def _held(patterns: Sequence[Tensor], start: int, copies: int) -> list[tuple[str, Callable[..., Tensor]]]:
+def held_patterns(patterns: Sequence[Tensor], start: int, copies: int) -> list[tuple[str, Callable[..., Tensor]]]:
     def hold(pattern: Tensor) -> Callable[..., Tensor]:
         return lambda own, hook: pattern.repeat(copies, 1, 1, 1).to(own)
 
@@ -188,13 +188,15 @@ def _ablated_final(
 
     layers = {head.layer for group in groups for head in group}
     hooks = [(f"blocks.{layer}.attn.hook_z", remove(layer)) for layer in sorted(layers)]
-    hooks += _held(patterns, start, len(groups))
+    hooks += held_patterns(patterns, start, len(groups))
     residual = recorded.residuals[start].repeat(len(groups), 1, 1)
     with torch.no_grad():
         return resume(recorded, start, residual, hooks)
 
 
-def _values(model: Model, stimulus: Stimulus, rows: Tensor, final: Tensor, copies: int) -> dict[str, list[list[float]]]:
+def values_of(
+    model: Model, stimulus: Stimulus, rows: Int[Tensor, "batch pos"], final: Float[Tensor, "rows pos d_model"]
+) -> dict[str, list[list[float]]]:
     """Each value of each copy of the batch, as plain numbers [copy][sequence]."""
     found: dict[str, list[list[float]]] = {name: [] for name in stimulus.values}
     with torch.no_grad():

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from inductionlens.models import Model
 from inductionlens.models.activations import Attention, Final, batches, logits_at, run_reduced
-from inductionlens.models.weights import output_weights, ov_eigenvalues, unembedding_columns
+from inductionlens.models.circuits import ov_eigenvalues
+from inductionlens.models.weights import output_weights, unembedding_columns
 from inductionlens.probes import Probe
 from inductionlens.scores import attention, circuits, logits, losses
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import twins
 
-from inductionlens.models.weights import ov_eigenvalues
+from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.scores.circuits import eigenvalue_score, positive_fraction
 
 

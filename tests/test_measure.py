@@ -14,7 +14,7 @@ from inductionlens.measure import (
     measure_induction_logit,
     measure_weights,
 )
-from inductionlens.models.activations import run_reduced
+from inductionlens.models.activations import logits_at, run_reduced
 from inductionlens.models.lens import has_hooked_transformer
 from inductionlens.probes import Probe, repeated_tokens
 
@@ -149,16 +149,18 @@ def test_weight_scores_have_one_number_per_head(random_toy):
 
 
 def test_one_forward_pass_per_batch_and_no_vocabulary_where_no_loss_is_reported(monkeypatch, planted):
-    runs, unembedded = [], []
+    runs, unembedded, scored = [], [], []
     model, last = type(planted), type(planted.unembed)
     forward, unembed = model.forward, last.forward
     monkeypatch.setattr(model, "forward", lambda s, x, *a, **k: runs.append(x.shape) or forward(s, x, *a, **k))
     monkeypatch.setattr(last, "forward", lambda s, x: unembedded.append(x.shape[1]) or unembed(s, x))
+    counted = lambda m, r, at: scored.append(len(at)) or logits_at(m, r, at)  # noqa: E731
+    monkeypatch.setattr("inductionlens.measure.logits_at", counted)
     il.scan(planted, batch_size=5, controls=False)
     assert len(runs) == 2 + 2 + 20  # repeated, once, logit: 10 + 10 + 100 sequences
+    assert scored == [25 + 3 * 24] * 2
     # A TransformerBridge unembeds something in each run: one position.
-    assert [positions for positions in unembedded if positions > 1] == [25 + 3 * 24] * 2
-    assert len(unembedded) == (2 if has_hooked_transformer() else 2 + len(runs))
+    assert unembedded == ([] if has_hooked_transformer() else [1] * len(runs))
 
 
 def test_hooks_leave_patterns_alone_and_are_gone_afterwards(random_toy, probe):

@@ -31,6 +31,16 @@ KNOWN = {
         Head(0, 1): (0, 0, 1, 0.01, 1, None, 0, None),
         Head(1, 2): (0, 1, 0, 0.01, 1, 1, 0, 1),
     },
+    "pointer": {
+        Head(0, 1): (0, 0, 1, 0.01, 1, None, 0, None),
+        Head(1, 2): (1, 0, 0, 0.01, 1, 1, EFFECT, 1),
+    },
+    # What 1.2 copies is not the token as embedded, so that its own OV circuit writes nothing; the logit probe has
+    # another block length than the one it is made for.
+    "v-composition": {
+        Head(0, 1): (0, 0, 0, 0, 0, None, 0, None),
+        Head(1, 2): (1, 0, 0, 0.01, 0.96, 1, 0, None),
+    },
     "idle": {},
 }
 FOUND = {
@@ -39,6 +49,8 @@ FOUND = {
     "duplicate-token": {Head(1, 2): "duplicate_token"},
     "fixed-offset": {},
     "offset-minus-one": {Head(0, 1): "duplicate_token"},
+    "pointer": {Head(0, 1): "duplicate_token", Head(1, 2): "induction"},
+    "v-composition": {},
     "idle": {},
 }
 #: Uniform attention on BOS + 25 x 4.

@@ -6,12 +6,26 @@ from typing import Annotated
 
 import typer
 
-from inductionlens.cli import ablate, icl, pictures, references, scan, tables  # noqa: F401 (each adds its commands)
+from inductionlens.cli import ablate, circuits, icl, pictures, references, scan, tables  # noqa: F401 (each adds its commands)
 from inductionlens.cli.speak import app
 from inductionlens.errors import InputError
 
 #: As --help lists them.
-ORDER = ("scan", "icl", "ablate", "compare", "why", "validate", "ranks", "plot", "columns")
+ORDER = (
+    "scan",
+    "icl",
+    "ablate",
+    "circuit",
+    "orders",
+    "trigrams",
+    "repeats",
+    "compare",
+    "why",
+    "validate",
+    "ranks",
+    "plot",
+    "columns",
+)
 app.registered_commands.sort(key=lambda command: ORDER.index(command.callback.__name__))
 
 

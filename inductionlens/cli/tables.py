@@ -76,10 +76,11 @@ def columns(
     from rich import box
     from rich.table import Table
 
+    from inductionlens.circuit_columns import CIRCUIT_COLUMNS
     from inductionlens.effect_columns import EFFECT_COLUMNS
     from inductionlens.tables import COLUMNS, explain
 
-    known = COLUMNS | EFFECT_COLUMNS
+    known = COLUMNS | EFFECT_COLUMNS | CIRCUIT_COLUMNS
     if name is not None and explain(name, known) is None:
         import difflib
 

@@ -90,7 +90,7 @@ def run_reduced(
         if not hasattr(model.original_model, "config"):
             hooks.append(("ln_final.hook_out", only_last_position))
     device = next(model.parameters()).device
-    with torch.no_grad(), _nothing_is_padding(model):
+    with torch.no_grad(), nothing_is_padding(model):
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **no_unembedding(model))
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
     return Final(held["last"], scale.float())
@@ -123,7 +123,7 @@ def _softmaxed(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "
 
 
 @contextlib.contextmanager
-def _nothing_is_padding(model: Model) -> Iterator[None]:
+def nothing_is_padding(model: Model) -> Iterator[None]:
     """Keep TransformerLens from masking BOS out as padding, as it does where a tokenizer pads on the left."""
     tokenizer = getattr(model, "tokenizer", None)
     side = getattr(tokenizer, "padding_side", None)
@@ -142,7 +142,9 @@ def logits_at(
     """Unembed ``residual`` at ``positions`` only: the one place that pays for the vocabulary."""
     with torch.set_grad_enabled(residual.requires_grad):
         picked = residual[:, positions.to(residual.device)]
-        logits = model.unembed(picked.to(model.unembed.W_U.dtype)).float()
+        # HookedTransformer's own unembedding copies W_U on every call: a third of what the product itself costs.
+        weights, bias = model.unembed.W_U, model.unembed.b_U
+        logits = torch.nn.functional.linear(picked.to(weights.dtype), weights.T, bias.to(weights.dtype)).float()
         cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 

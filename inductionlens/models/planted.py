@@ -125,12 +125,37 @@ def _fixed_offset(head: HeadWeights, space: Space) -> None:
     _copy_token(head, space, space.output)
 
 
-def _point_at_duplicate(head: HeadWeights, space: Space) -> None:
+def _point_at_duplicate(head: HeadWeights, space: Space, first: int = 2) -> None:
     _attend_to_duplicate(head, space)
-    # A copy at position 1 is not pointed at: before it stands only BOS.
-    later = range(space.position.start + 2, space.position.stop)
+    # A copy at position 1 is not pointed at where the token before it is meant: there stands only BOS.
+    later = range(space.position.start + first, space.position.stop)
     _diagonal(head.v, later, later)
     _diagonal(head.o, space.position, range(space.memory, space.memory + space.ctx))
+
+
+def _point_at_copy(head: HeadWeights, space: Space) -> None:
+    _point_at_duplicate(head, space, 1)
+
+
+def _after_pointer(head: HeadWeights, space: Space) -> None:
+    """Attend to the position after the one that a layer-0 head has left in memory, read by the query."""
+    _diagonal(head.q, range(space.memory, space.memory + space.ctx - 1), range(space.vocab + 1, space.constant), MATCH)
+    _diagonal(head.k, space.position, space.position)
+    _rest_on_first(head, space)
+    _copy_token(head, space, space.output)
+
+
+def _current_token(head: HeadWeights, space: Space) -> None:
+    _look_back(head, space, 0, space.position.start)
+    _copy_token(head, space, space.memory)
+
+
+def _fixed_offset_of_memory(head: HeadWeights, space: Space) -> None:
+    """Attend a fixed distance back, and copy what a layer-0 head has left there."""
+    _look_back(head, space, FIXED_OFFSET, space.position.start)
+    _rest_on_first(head, space)
+    _diagonal(head.v, range(space.memory + 1, space.memory + space.vocab), range(1, space.vocab))
+    _diagonal(head.o, space.token, range(space.output, space.output + space.vocab))
 
 
 def _before_pointer(head: HeadWeights, space: Space) -> None:
@@ -152,6 +177,8 @@ PLANTED: dict[str, dict[Head, tuple[str, Writer]]] = {
         _BELOW: ("duplicate_token", _point_at_duplicate),
         _ABOVE: ("offset_minus_one", _before_pointer),
     },
+    "pointer": {_BELOW: ("duplicate_token", _point_at_copy), _ABOVE: ("induction", _after_pointer)},
+    "v-composition": {_BELOW: ("current_token", _current_token), _ABOVE: ("fixed_offset", _fixed_offset_of_memory)},
     "idle": {},
 }
 
@@ -160,9 +187,11 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
     """A two-layer attention-only model of 3 heads a layer whose heads are known, because we wrote them.
 
     ``induction`` has a previous-token head 0.1 and an induction head 1.2 that reads it through its keys and through
-    nothing else (K-composition); the other kinds are its impostors, see `PLANTED`. Token 0 is BOS, there is no norm,
-    and residual directions are one-hot, so every answer is exact: on a repeated token the right logit is ``logit``
-    above all others, elsewhere all logits are equal. Made in milliseconds.
+    nothing else (K-composition). ``pointer`` is an induction head by Q-composition: 0.1 leaves the copy's position, and
+    the query of 1.2 looks one further. In ``v-composition`` 1.2 looks a fixed distance back and copies, through its
+    values alone, the token that 0.1 left there. The other kinds are impostors, see `PLANTED`. Token 0 is BOS, there is
+    no norm, and residual directions are one-hot, so every answer is exact: on a repeated token the right logit is
+    ``logit`` above all others, elsewhere all logits are equal. Made in milliseconds.
 
     Raises:
         InputError: an unknown kind.

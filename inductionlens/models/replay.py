@@ -1,6 +1,7 @@
 """A clean run that can be taken up again at any layer."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ class Recorded(NamedTuple):
     """What else each layer was called with: masks, rotary tables."""
     final: Float[Tensor, "batch pos d_model"]
     """What the unembedding would read."""
+    scale: Float[Tensor, "batch pos"]
+    """The final norm's scale, ones where there is no norm."""
 
 
 def record(
@@ -47,9 +50,9 @@ def record(
         for block in model.blocks:
             stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(model.blocks[-1].register_forward_hook(after).remove)
-        run_reduced(model, tokens, keep, mixed=True)
+        read = run_reduced(model, tokens, keep, mixed=True)
     with torch.no_grad():
-        return Recorded(model, tuple(residuals), tuple(calls), _final(model, last[0]))
+        return Recorded(model, tuple(residuals), tuple(calls), _final(model, last[0]), read.scale)
 
 
 def _final(model: Model, residual: Tensor) -> Tensor:
@@ -73,6 +76,37 @@ def resume(
             residual = block(residual, *again, **named)
             residual = residual[0] if isinstance(residual, tuple) else residual
         return _final(model, residual)
+
+
+class _Enough(Exception):
+    """Everything that was asked for has been seen; the rest of the run is not needed."""
+
+
+def run_until(
+    run: Recorded,
+    layer: int,
+    residual: Float[Tensor, "rows pos d_model"],
+    wanted: Sequence[str],
+    edits: Sequence[tuple[str, Callable[..., Any]]] = (),
+) -> dict[str, Tensor]:
+    """Run layer ``layer`` and those above it from ``residual`` until each of ``wanted`` has been made, and no further.
+
+    ``wanted`` and ``edits`` go by TransformerLens's hook names. ``residual`` may hold the recorded batch several times
+    over, one copy after the other.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            found[name] = tensor
+            if len(found) == len(wanted):
+                raise _Enough
+
+        return hook
+
+    with torch.no_grad(), contextlib.suppress(_Enough):
+        resume(run, layer, residual, [*edits, *((name, keep(name)) for name in wanted)])
+    return found
 
 
 def run_with_gradient(

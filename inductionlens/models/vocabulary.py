@@ -53,3 +53,11 @@ def choose_bos(model: Model, bos: bool | int) -> int | None:
     if not 0 <= bos < model.cfg.d_vocab:
         raise InputError(f"bos must be an id below the model's {model.cfg.d_vocab} tokens; got {bos}.")
     return int(bos)
+
+
+def spelling(model: Model) -> Callable[[int], str]:
+    """The text of a token id as the model's tokenizer writes it; ``#17`` where there is no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        return lambda index: f"#{index}"
+    return lambda index: tokenizer.decode([index])

@@ -28,6 +28,7 @@ from inductionlens.studies.ablation_groups import Group, make_groups
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.ablation_stimuli import make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
+from inductionlens.studies.chosen_heads import chosen_heads
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
 
@@ -115,7 +116,7 @@ def ablation_study(
         scores = scan(model, seed=options.seed, text="random", **shape)
     if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
         raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
-    chosen = _chosen(model, heads, scores)
+    chosen = chosen_heads(model, heads, scores, "heads", "remove")
     stimuli, notes = make_stimuli(model, windows, options, extra or {})
     beside = _beside(model, chosen)
     singles = sorted({*chosen, *(other for others in beside.values() for other in others)})
@@ -179,26 +180,6 @@ def _settle(options: AblationOptions | None, settings: dict[str, Any]) -> Ablati
     if unknown:
         raise InputError(f"ablation_study has no setting {unknown[0]!r}; it has {', '.join(known)}.")
     return options or AblationOptions(**settings)
-
-
-def _chosen(model: Model, heads: Iterable[Head | str | tuple[int, int]] | str, scores: HeadScores) -> list[Head]:
-    everything = [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
-    if isinstance(heads, str) and heads == "all":
-        return everything
-    if isinstance(heads, str) and not any(letter.isdigit() for letter in heads):
-        found = sorted(scores.heads(heads))
-        if not found:
-            raise InputError(
-                f"The scan found no {heads} head to remove; name heads, or take all of them (heads='all')."
-            )
-        return found
-    named = heads.split(",") if isinstance(heads, str) else heads
-    chosen = sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
-    for head in chosen:
-        head.check(model.cfg.n_layers, model.cfg.n_heads)
-    if not chosen:
-        raise InputError("heads must name at least one head, such as '5.1', a kind, or 'all'; got none.")
-    return chosen
 
 
 def _beside(model: Model, chosen: list[Head]) -> dict[Head, list[Head]]:

@@ -1,0 +1,138 @@
+"""QK and OV circuits, or the reason there is none."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from inductionlens.errors import InputError
+from inductionlens.models import Model
+from inductionlens.models.activations import nothing_is_padding
+from inductionlens.models.lens import lens
+
+if TYPE_CHECKING:
+    from transformer_lens import FactoredMatrix
+
+
+def ov_obstacle(model: Model) -> str | None:
+    """Why what a head writes is no fixed linear map of what it reads; None where it is."""
+    if getattr(model.cfg, "use_normalization_before_and_after", False):
+        return "a norm follows each attention layer, so what a head writes depends on what the others write"
+    return None
+
+
+def qk_obstacle(model: Model) -> str | None:
+    """Why a query and a key are compared by no fixed matrix; None where they are."""
+    if getattr(model.cfg, "use_qk_norm", False):
+        return "queries and keys are normed before they are compared"
+    if model.cfg.positional_embedding_type == "rotary":
+        return "positions are rotary, so that queries and keys are compared in another way at every distance"
+    return None
+
+
+def ov_circuit(model: Model, layer: int) -> "FactoredMatrix":
+    """W_V W_O of each head of a layer, [head, d_model, d_model] in factors, float32.
+
+    Row vectors: x @ OV is what attending to x writes. Norms are folded into W_V on entry, value biases into b_O; under
+    grouped-query attention each query head has the values of its group. Elhage et al. 2021.
+
+    Raises:
+        InputError: the model has no such map; the message says why.
+    """
+    _refuse(ov_obstacle(model), "OV circuits")
+    w_v, w_o = (_weights(model, layer, name) for name in ("W_V", "W_O"))
+    return lens().FactoredMatrix(w_v, w_o)
+
+
+def qk_circuit(model: Model, layer: int, distance: int | None = None) -> "FactoredMatrix":
+    """W_Q W_K^T of each head of a layer, [head, d_model, d_model] in factors, float32, without 1/sqrt(d_head).
+
+    Row vectors: x QK y^T is how much a query at x wants a key at y, biases left out. In a rotary model ``distance``,
+    how many tokens the key lies back, is part of the question; at 0 nothing is turned. Elhage et al. 2021.
+
+    Raises:
+        InputError: the model has no such matrix, or none without a distance; the message says why.
+    """
+    turned = model.cfg.positional_embedding_type == "rotary" and distance is not None
+    if not turned or getattr(model.cfg, "use_qk_norm", False):
+        _refuse(qk_obstacle(model), "QK circuits")
+    w_q, w_k = (_weights(model, layer, name) for name in ("W_Q", "W_K"))
+    if turned and distance:
+        w_q = w_q @ _rotation(model, layer, distance)
+    return lens().FactoredMatrix(w_q, w_k.transpose(-2, -1))
+
+
+def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
+    """Eigenvalues of each head's OV circuit W_E W_V W_O W_U, in float64 on the CPU.
+
+    The circuit is vocabulary by vocabulary, but its non-zero eigenvalues are those of the d_head by d_head matrix
+    W_O (W_U W_E) W_V, which is what TransformerLens's FactoredMatrix takes them from.
+
+    A model with as many inputs as outputs is needed, and an OV circuit that is a fixed map; NaN otherwise.
+
+    Raises:
+        InputError: weights so large that their products overflow.
+    """
+    w_e, w_u = model.W_E.detach(), model.W_U.detach()
+    cfg = model.cfg
+    if w_e.shape[0] != w_u.shape[1] or ov_obstacle(model) is not None:
+        return torch.full((cfg.n_layers, cfg.n_heads, cfg.d_head), torch.nan, dtype=torch.complex128)
+    through = (w_u.float() @ w_e.float()).double().cpu()
+    if not torch.isfinite(through).all():
+        raise InputError("The weights of this model are so large that W_U W_E overflows; no score can be read off.")
+    rows = []
+    for layer in range(cfg.n_layers):
+        w_v, w_o = (weights.double().cpu() for weights in ov_circuit(model, layer).pair)
+        rows.append(lens().FactoredMatrix(w_v, w_o @ through).eigenvalues)
+    return torch.stack(rows)
+
+
+def _refuse(reason: str | None, what: str) -> None:
+    if reason is not None:
+        way_out = "; give a distance" if "rotary" in reason else ""
+        raise InputError(f"This model has no {what} of one matrix: {reason}{way_out}.")
+
+
+def _weights(model: Model, layer: int, name: str) -> Float[Tensor, "head left right"]:
+    weights = getattr(model.blocks[layer].attn, name).detach().float()
+    # Grouped-query attention: HookedTransformer has W_K and W_V for every query head, a TransformerBridge per group.
+    return weights.repeat_interleave(model.cfg.n_heads // len(weights), dim=0)
+
+
+def _rotation(model: Model, layer: int, distance: int) -> Float[Tensor, "d_head d_head"]:
+    """How a layer turns a query against a key ``distance`` tokens back: row i is what unit vector i is compared by.
+
+    Read off the model itself, whatever its rotary scaling, base or order of dimensions: queries and keys are made unit
+    vectors, and attention gives their products: the log of what a key gets over what an empty key gets.
+    """
+    cfg = model.cfg
+    if not 0 <= distance <= cfg.n_ctx - 2:
+        raise InputError(f"distance must lie between 0 and {cfg.n_ctx - 2}, inside the context; got {distance}.")
+    size, room = cfg.d_head, cfg.n_ctx - 1 - distance
+    starts = range(0, size, room)
+    found = torch.cat([_products(model, layer, distance, range(at, min(at + room, size))) for at in starts], dim=1)
+    alone = torch.cat([_products(model, layer, 0, range(at, min(at + room, size))) for at in starts], dim=1)
+    return found / alone.diagonal().mean()  # at distance 0 nothing is turned, and the scale of attention is left
+
+
+def _products(model: Model, layer: int, distance: int, keys: range) -> Float[Tensor, "d_head key"]:
+    """Attention scores of unit queries for the unit keys ``keys`` at a distance. Key j of them stands at position
+    j + 1, an empty one at 0; each head of each row asks with a unit vector of its own."""
+    cfg, block = model.cfg, f"blocks.{layer}.attn.hook_"
+    rows, length = -(-cfg.d_head // cfg.n_heads), len(keys) + 1 + distance
+    asked = torch.eye(rows * cfg.n_heads, cfg.d_head).view(rows, 1, cfg.n_heads, cfg.d_head)
+    given = torch.zeros(length, cfg.d_head)
+    given[1 : len(keys) + 1] = torch.eye(cfg.d_head)[list(keys)]
+    kept: list[Tensor] = []
+    hooks = [
+        (block + "q", lambda query, hook: asked.to(query).expand_as(query)),
+        (block + "k", lambda key, hook: given.to(key)[None, :, None].expand_as(key)),
+        (block + "pattern", lambda pattern, hook: kept.append(pattern.double())),
+    ]
+    tokens = torch.zeros(rows, length, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.no_grad(), nothing_is_padding(model):
+        model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)
+    at = torch.arange(len(keys)) + 1
+    logs = (kept[0][:, :, at + distance, at] / kept[0][:, :, at + distance, 0]).log()
+    return logs.flatten(0, 1)[: cfg.d_head].float()

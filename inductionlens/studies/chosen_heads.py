@@ -1,0 +1,35 @@
+"""Heads as a caller names them: all, a kind, or one by one."""
+
+from collections.abc import Iterable
+
+from inductionlens.errors import InputError
+from inductionlens.head_scores import HeadScores
+from inductionlens.heads import Head
+from inductionlens.models import Model
+
+
+def chosen_heads(
+    model: Model, heads: Iterable[Head | str | tuple[int, int]] | str, scores: HeadScores, argument: str, purpose: str
+) -> list[Head]:
+    """The heads that ``heads`` means, layer by layer: ``all``, a kind that the scan found, or names.
+
+    Raises:
+        InputError: an unknown head or kind, no head of that kind, or no head at all; in terms of ``argument``.
+    """
+    everything = [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    if isinstance(heads, str) and heads == "all":
+        return everything
+    if isinstance(heads, str) and not any(letter.isdigit() for letter in heads):
+        found = sorted(scores.heads(heads))
+        if not found:
+            raise InputError(
+                f"The scan found no {heads} head to {purpose}; name heads, or take all of them ({argument}='all')."
+            )
+        return found
+    named = heads.split(",") if isinstance(heads, str) else heads
+    chosen = sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
+    for head in chosen:
+        head.check(model.cfg.n_layers, model.cfg.n_heads)
+    if not chosen:
+        raise InputError(f"{argument} must name at least one head, such as '5.1', a kind, or 'all'; got none.")
+    return chosen

@@ -1,0 +1,195 @@
+"""What feeds what: how are these heads built?"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inductionlens.composition import (
+    Composition,
+    has_qk,
+    measure_composition,
+    measure_k_term,
+    own_token_shares,
+    qk_terms,
+    virtual_heads,
+)
+from inductionlens.errors import InputError
+from inductionlens.files import write_table
+from inductionlens.head_scores import HeadScores
+from inductionlens.heads import Head
+from inductionlens.models import Model
+from inductionlens.models.circuits import ov_eigenvalues, ov_obstacle, qk_obstacle
+from inductionlens.models.loading import load_model
+from inductionlens.models.vocabulary import choose_bos, ordinary_ids
+from inductionlens.paths import measure_paths
+from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.studies.chosen_heads import chosen_heads
+from inductionlens.studies.circuit_tables import head_rows, pair_rows
+from inductionlens.studies.provenance import environment, model_record
+from inductionlens.studies.scan import scan
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """Which heads read which, through what; from the weights, and by taking paths out."""
+
+    pairs: "pandas.DataFrame"
+    """One row per writer, later reader and via (q, k, v); `inductionlens columns` explains every column. What was
+    measured by taking paths out is empty but for the readers asked for."""
+    heads: "pandas.DataFrame"
+    """One row per head: its OV circuit, and its QK circuit through previous-token heads."""
+    eigenvalues: dict[Head, np.ndarray] = field(repr=False)
+    """Eigenvalues of the readers' OV circuits, vocabulary by vocabulary."""
+    readers: tuple[Head, ...]
+    """The heads that were taken apart, strongest prefix matching first."""
+    provenance: dict[str, Any]
+    """How it was measured."""
+
+    def paths(self, reader: Head | str | tuple[int, int]) -> "pandas.DataFrame":
+        """The measured paths into a reader, the one that carries most first.
+
+        Raises:
+            InputError: no path into that head was measured.
+        """
+        reader = Head.parse(reader)
+        if reader not in self.readers:
+            known = ", ".join(str(head) for head in self.readers)
+            raise InputError(f"No path into {reader} was measured; the readers are {known}.")
+        own = self.pairs[self.pairs["reader"] == reader.label]
+        return own.sort_values("causal", ascending=False, kind="stable").reset_index(drop=True)
+
+    def save(self, path: str | Path, format: str | None = None) -> None:
+        """Write the pairs, whole or not at all, and their record; heads go to ``NAME.heads`` beside them."""
+        path = Path(path)
+        write_table(path, self.pairs, self.provenance, format)
+        write_table(path.with_suffix(f".heads{path.suffix}"), self.heads, self.provenance, format)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the circuit, composition, eigenvalues and positivity as .png, .svg or .pdf."""
+        from inductionlens.plots.circuit import plot_circuit
+
+        plot_circuit(path, self.pairs, self.heads, {str(head): found for head, found in self.eigenvalues.items()})
+
+
+def circuit(
+    model: Model | str | Path,
+    *,
+    readers: Iterable[Head | str | tuple[int, int]] | str = "induction",
+    scores: HeadScores | None = None,
+    sequences: int = 10,
+    period: int = 25,
+    bos: bool | int = True,
+    seed: int = 0,
+    distance: int | None = None,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Circuit:
+    """Say which earlier heads a head reads, through its queries, keys or values. Elhage et al. 2021.
+
+    Two answers stand side by side. Composition is read off the weights of every pair, above what random matrices of the
+    same shapes score. For ``readers`` (a kind such as ``induction``, names, or ``all``) each earlier head is also taken
+    out of one input at a time, on ``sequences`` blocks of ``period`` random tokens repeated once: ``prefix_lost`` and
+    ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
+    intervals over sequences; `measure_paths` has the details. ``scores`` is a scan of the same model, made here if not
+    given. Rotary models compare queries and keys in another way at every distance: their Q- and K-composition is left
+    empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic).
+
+    Raises:
+        InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
+    """
+    model = load_model(model)
+    if model.cfg.n_layers < 2:
+        raise InputError("The model has one layer, in which no head reads another; skip_trigrams shows its circuits.")
+    probe = _probe(model, sequences, period, bos, seed)
+    if distance is not None and not 0 <= distance <= model.cfg.n_ctx - 2:
+        raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
+    if scores is None:
+        scores = scan(model, seed=seed, bos=bos, period=period)
+    chosen = chosen_heads(model, readers, scores, "readers", "take apart")
+    apart = [head for head in _strongest_first(chosen, scores) if head.layer]
+    if not apart:
+        named = ", ".join(str(head) for head in chosen)
+        raise InputError(f"Heads of layer 0 read no other head ({named}); name readers of later layers.")
+    composition = measure_composition(model, distance=distance, seed=seed)
+    writers = [Head(layer, index) for layer in range(model.cfg.n_layers - 1) for index in range(model.cfg.n_heads)]
+    writers = [writer for writer in writers if writer.layer < max(reader.layer for reader in apart)]
+    done = 0
+
+    def progress(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if on_progress is not None:
+            on_progress(done, sequences)
+
+    paths = measure_paths(model, probe, writers, apart, batch_size=batch_size, progress=progress)
+    pairs = pair_rows(model, scores, composition, writers, apart, paths, _eigen(model, apart, distance), seed)
+    k_term = measure_k_term(model, _column(scores, "previous_token", model), distance=distance)
+    heads = head_rows(model, scores, own_token_shares(model, seed=seed), k_term)
+    eigenvalues = {head: ov_eigenvalues(model)[head].numpy() for head in apart}
+    record = _record(model, probe, composition, distance, apart)
+    return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
+
+
+def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int) -> Probe:
+    for name, value, least in (("sequences", sequences, 1), ("period", period, 3)):
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    start = choose_bos(model, bos)
+    length = int(start is not None) + 2 * period
+    if length > model.cfg.n_ctx:
+        raise InputError(
+            f"The model's context of {model.cfg.n_ctx} tokens is too short for two blocks of {period}; "
+            f"period={(model.cfg.n_ctx - 1) // 2} fits."
+        )
+    ids = ordinary_ids(model)
+    pool = token_pool(ids if start is None else ids[ids != start])
+    return repeated_tokens(pool, period=period, repeats=2, sequences=sequences, bos=start, seed=seed, purpose="circuit")
+
+
+def _strongest_first(heads: Sequence[Head], scores: HeadScores) -> list[Head]:
+    return sorted(heads, key=lambda head: -scores[head]["prefix_matching"])
+
+
+def _column(scores: HeadScores, name: str, model: Model) -> np.ndarray:
+    table = scores.table.sort_values(["layer", "head"])
+    return table[name].to_numpy(dtype=np.float64).reshape(model.cfg.n_layers, model.cfg.n_heads)
+
+
+def _eigen(model: Model, readers: Sequence[Head], distance: int | None) -> dict[tuple[Head, Head, str], float]:
+    """The eigenvalue score of each pair's circuit: (writer, reader, via) -> -1..1."""
+    found: dict[tuple[Head, Head, str], float] = {}
+    for reader in readers:
+        for writer, score in virtual_heads(model, reader).items():
+            found[writer, reader, "v"] = score
+        if has_qk(model, distance) and ov_obstacle(model) is None:
+            for term in qk_terms(model, reader, both=False, distance=distance):
+                if term.query_writer is not None:
+                    found[term.query_writer, reader, "q"] = term.eigen
+                if term.key_writer is not None:
+                    found[term.key_writer, reader, "k"] = term.eigen
+    return found
+
+
+def _record(
+    model: Model, probe: Probe, composition: Composition, distance: int | None, readers: Sequence[Head]
+) -> dict[str, Any]:
+    rotary = model.cfg.positional_embedding_type == "rotary"
+    return {
+        "model": model_record(model),
+        "probe": probe.describe(),
+        "seed": probe.seed,
+        "readers": [str(reader) for reader in readers],
+        "composition": {
+            "baseline": composition.baseline.mean,
+            "spread": composition.baseline.spread,
+            "queries_and_keys": "at every distance alike" if not rotary else
+            f"left out: {qk_obstacle(model)}" if distance is None else f"at distance {distance} (rotary)",
+        },
+        **environment(),
+    }  # fmt: skip

@@ -1,0 +1,172 @@
+"""Do repeats still help when the tokens are of another kind?"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inductionlens import corpus
+from inductionlens.errors import InputError
+from inductionlens.heads import Head
+from inductionlens.intervals import mean_interval
+from inductionlens.measure import losses_by_position, measure_attention
+from inductionlens.models import Model
+from inductionlens.models.loading import load_model
+from inductionlens.models.origin import origin_of
+from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+from inductionlens.probes import Probe, check_size, generator_from, token_pool
+from inductionlens.scores.attention import TARGETS
+from inductionlens.scores.losses import copy_positions
+
+if TYPE_CHECKING:
+    import pandas
+
+DISTRIBUTIONS = ("uniform", "zipf", "shuffled", "text")
+
+
+def repeats(
+    models: Model | str | Path | Iterable[Model | str | Path],
+    *,
+    distributions: Sequence[str] = DISTRIBUTIONS,
+    period: int = 25,
+    repeats: int = 4,
+    sequences: int = 20,
+    bos: bool | int = True,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> "pandas.DataFrame":
+    """Repeat blocks of tokens of several kinds, and say how well each model copies, and whether its best head follows.
+
+    Blocks of ``period`` tokens, ``repeats`` times: ``uniform`` random ones without replacement, ``zipf`` (probability
+    1/rank, the order of ids drawn by ``seed``), ``text`` (source text of the running Python) and the same ``shuffled``;
+    models without a tokenizer read its bytes. One row per model and kind. ``head`` is the head with the highest prefix
+    matching on uniform tokens, the same in every row; ``first_token`` is where it rests when nothing matches.
+    ``confidence`` is the mean probability of the right token on later copies, ``advantage`` the loss on first copies
+    minus that on later ones, and ``order_advantage`` the loss on later blocks whose order is mixed anew minus that on
+    copies: what the model knows beyond which tokens there are. Nats, 95% intervals over sequences. An induction head
+    matches whatever the tokens are, and knows their order; a one-layer model can know the tokens at most. Elhage et al.
+    2021.
+
+    Raises:
+        InputError: an unknown kind, a model that cannot read text or whose context is too short.
+    """
+    import pandas as pd
+
+    unknown = [name for name in distributions if name not in DISTRIBUTIONS]
+    if unknown or not distributions:
+        raise InputError(
+            f"distributions must be among {', '.join(DISTRIBUTIONS)}; got {unknown[0] if unknown else 'none'!r}."
+        )
+    if period < 3 or repeats < 2 or sequences < 1:
+        raise InputError(
+            f"period must be at least 3, repeats at least 2 and sequences at least 1; got {period}, {repeats} and "
+            f"{sequences}."
+        )
+    check_size(sequences, period * repeats)
+    one = isinstance(models, (str, Path)) or hasattr(models, "run_with_hooks")
+    rows = []
+    for model in [models] if one else models:
+        rows += _rows(load_model(model), distributions, (period, repeats, sequences), bos, seed, batch_size)
+    return pd.DataFrame(rows)
+
+
+def _rows(
+    model: Model, distributions: Sequence[str], shape: tuple[int, int, int], bos: bool | int, seed: int,
+    batch_size: int | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    start = choose_bos(model, bos)
+    if int(start is not None) + shape[0] * shape[1] > model.cfg.n_ctx:
+        raise InputError(
+            f"The model's context of {model.cfg.n_ctx} tokens is too short for {shape[1]} blocks of {shape[0]}; "
+            f"period={(model.cfg.n_ctx - 1) // shape[1]} fits."
+        )
+    targets = {name: TARGETS[name] for name in ("prefix_matching", "first_token")}
+    head, rows = None, []
+    for kind in dict.fromkeys(("uniform", *distributions)):
+        probe = _probe(model, kind, shape, start, seed)
+        attended, _ = measure_attention(model, probe, targets, batch_size=batch_size)
+        if head is None:
+            best = attended["prefix_matching"].value()
+            head = Head(*map(int, np.unravel_index(best.argmax(), best.shape)))
+        losses = losses_by_position(model, probe.tokens, batch_size)
+        places = copy_positions(probe.tokens.shape[1], start=probe.start, period=shape[0])
+        first, later = (place.numpy() for place in places)
+        mixed = losses_by_position(model, _mixed(probe, kind), batch_size)[:, later].mean(1)
+        values = {
+            "prefix_matching": attended["prefix_matching"].numerator[head],
+            "first_token": attended["first_token"].numerator[head],
+            "confidence": np.exp(-losses[:, later]).mean(1),
+            "loss_first_copy": losses[:, first].mean(1),
+            "loss_later_copies": losses[:, later].mean(1),
+        }
+        values["advantage"] = values["loss_first_copy"] - values["loss_later_copies"]
+        values["order_advantage"] = mixed - values["loss_later_copies"]
+        if kind in distributions:
+            row = {"model": origin_of(model).name, "layers": model.cfg.n_layers, "tokens": kind, "head": head.label}
+            rows.append(row | _means(values, seed))
+    return rows
+
+
+def _mixed(probe: Probe, kind: str) -> Int[Tensor, "batch pos"]:
+    """The same blocks, each later one in an order of its own."""
+    generator, tokens = generator_from(probe.seed, f"mixed {kind}"), probe.tokens.clone()
+    for row in tokens:
+        for start in range(probe.start + probe.period, len(row), probe.period):
+            block = row[start : start + probe.period].clone()
+            row[start : start + probe.period] = block[torch.randperm(probe.period, generator=generator)]
+    return tokens
+
+
+def _means(values: dict[str, Float[np.ndarray, " sequence"]], seed: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, samples in values.items():
+        low, high = mean_interval(samples[None], seed=seed)
+        found |= {name: float(samples.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
+    return found
+
+
+def _probe(model: Model, kind: str, shape: tuple[int, int, int], start: int | None, seed: int) -> Probe:
+    period, count, sequences = shape
+    generator = generator_from(seed, f"repeats {kind}")
+    if kind in ("text", "shuffled"):
+        blocks = corpus.text_windows(
+            list(corpus.python_stdlib()), _encoder(model), windows=sequences, length=period, bos=None, seed=seed
+        )
+        if kind == "shuffled":
+            blocks = torch.stack([block[torch.randperm(period, generator=generator)] for block in blocks])
+    else:
+        blocks = _random_blocks(model, kind, period, sequences, start, generator)
+    tokens = blocks.repeat(1, count)
+    if start is not None:
+        tokens = torch.cat([torch.full((sequences, 1), start), tokens], dim=1)
+    return Probe(tokens, start, period, count, seed)
+
+
+def _random_blocks(
+    model: Model, kind: str, period: int, sequences: int, start: int | None, generator: torch.Generator
+) -> Int[Tensor, "block pos"]:
+    ids = ordinary_ids(model)
+    pool = token_pool(ids if start is None else ids[ids != start])
+    if len(pool) < period:
+        raise InputError(f"The vocabulary is too small: period is {period}, and {len(pool)} ids may be drawn.")
+    if kind == "uniform":
+        return torch.stack([pool[torch.randperm(len(pool), generator=generator)[:period]] for _ in range(sequences)])
+    order = pool[torch.randperm(len(pool), generator=generator)]
+    weights = 1 / torch.arange(1, len(pool) + 1, dtype=torch.float64)
+    return order[torch.multinomial(weights.expand(sequences, -1), period, replacement=True, generator=generator)]
+
+
+def _encoder(model: Model) -> Any:
+    encode = encoder(model)
+    if encode is None and model.cfg.d_vocab >= 256:
+        return lambda text: list(text.encode())
+    if encode is None:
+        raise InputError(
+            f"The model has no tokenizer, and {model.cfg.d_vocab} ids are too few for bytes, which text and shuffled "
+            "need; leave them out (distributions=('uniform', 'zipf'), --tokens uniform,zipf)."
+        )
+    return encode
