@@ -9,6 +9,8 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
     "writer": Column("the earlier head, whose output is read", "str"),
     "reader": Column("the later head, which reads it", "str"),
     "via": Column("through what it is read: q (queries), k (keys) or v (values)", "str"),
+    "writer_kind": Column("what kind of head the writer is, as in a scan", "str"),
+    "reader_kind": Column("what kind of head the reader is, as in a scan", "str"),
     "composition": Column(
         "Frobenius norm of the writer's OV circuit times what the reader reads, over both norms, minus the mean of "
         "random matrices of the same shapes", "float", "about 0..1, 0 is chance", "ratio", ELHAGE, True,

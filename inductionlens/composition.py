@@ -170,13 +170,14 @@ def virtual_heads(model: Model, reader: Head) -> dict[Head, float]:
 
 
 def own_token_shares(
-    model: Model, top: Sequence[int] = (1, 5), *, rows: int = ROWS, seed: int = 0
+    model: Model, top: Sequence[int] = (1, 5), *, layers: Sequence[int] | None = None, rows: int = ROWS, seed: int = 0
 ) -> dict[int, Float[np.ndarray, "layer head"]]:
     """In [0, 1]: of how many tokens does the OV circuit W_E W_V W_O W_U raise the token itself among the ``top`` most?
 
     Over all tokens, or over ``rows`` of them drawn by ``seed`` where the vocabulary is larger; each against the whole
     vocabulary, some rows at a time; tokens that raise nothing are left out. Elhage et al. 2021 name it as a check on
-    positive eigenvalues. NaN where the model has no OV circuits, or inputs and outputs of other sizes.
+    positive eigenvalues. NaN where the model has no OV circuits, or inputs and outputs of other sizes, and in layers
+    that are not among ``layers``.
     """
     cfg = model.cfg
     found = {count: np.full((cfg.n_layers, cfg.n_heads), np.nan) for count in top}
@@ -188,7 +189,7 @@ def own_token_shares(
     if vocabulary > rows:
         picked = torch.randperm(vocabulary, generator=generator_from(seed, "own token"))[:rows].sort().values
     step = max(1, 2**24 // vocabulary)
-    for layer in range(cfg.n_layers):
+    for layer in range(cfg.n_layers) if layers is None else layers:
         w_v, w_o = ov_circuit(model, layer).pair
         for index in range(cfg.n_heads):
             right = w_o[index] @ w_u

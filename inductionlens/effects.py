@@ -151,6 +151,7 @@ def _with_gradient(layer: int, outputs: dict[int, Tensor]) -> Callable[..., Tens
 
 
 def clean_record(model: Model, rows: Tensor, change: Change) -> tuple[Recorded, tuple[Tensor, ...]]:
+    """A clean run that can be taken up again, and its attention, which is kept where ``change`` holds it."""
     patterns: list[Tensor] = []
 
     def keep(layer: Attention) -> None:
@@ -161,6 +162,8 @@ def clean_record(model: Model, rows: Tensor, change: Change) -> tuple[Recorded, 
 
 
 def held_patterns(patterns: Sequence[Tensor], start: int, copies: int) -> list[tuple[str, Callable[..., Tensor]]]:
+    """Hooks that hold attention at ``patterns`` from layer ``start`` on, for so many copies of their batch."""
+
     def hold(pattern: Tensor) -> Callable[..., Tensor]:
         return lambda own, hook: pattern.repeat(copies, 1, 1, 1).to(own)
 

@@ -1,4 +1,4 @@
-"""How much of a model's loss goes through 0, 1, 2 ... heads."""
+"""Loss with paths through 0, 1, 2 ... heads alone."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a head loses when one earlier head is taken out of what it reads."""
+"""What a head loses without one earlier head in one input."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

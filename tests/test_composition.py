@@ -196,7 +196,7 @@ def rotary(seed=1):
     return processed(model)
 
 
-def test_rotary_circuits_are_refused_or_given_per_distance():
+def test_rotary_circuits_are_refused_or_given_per_distance(monkeypatch):
     model = rotary()
     with refused("no QK circuits of one matrix: positions are rotary.*; give a distance"):
         qk_circuit(model, 0)
@@ -208,8 +208,20 @@ def test_rotary_circuits_are_refused_or_given_per_distance():
     assert np.isnan(raw["q"]).all()
     assert np.isnan(raw["k"]).all()
     assert np.isfinite(raw["v"][0, :, 1]).all()
-    assert np.isfinite(measure_composition(model, distance=2).raw["k"][0, :, 1]).all()
+    ov, at = ov_circuit(model, 0).AB, measure_composition(model, distance=2).raw
+    for via, qk in (("q", qk_circuit(model, 1, 2).AB), ("k", qk_circuit(model, 1, 2).AB.mT)):
+        for writer in range(3):
+            for reader in range(3):
+                dense = (ov[writer] @ qk[reader]).norm() / (ov[writer].norm() * qk[reader].norm())
+                assert at[via][0, writer, 1, reader] == pytest.approx(float(dense), abs=1e-5)
+    nearer = measure_composition(model, distance=0).raw
+    assert np.nanmax(np.abs(nearer["k"] - at["k"])) > 1e-3
+    assert np.nanmax(np.abs(measure_k_term(model, np.ones((2, 3)), distance=2).trace
+                            - measure_k_term(model, np.ones((2, 3)), distance=0).trace)) > 1e-3  # fmt: skip
     assert np.isnan(measure_k_term(model, np.ones((2, 3))).trace).all()
+    monkeypatch.setattr(model.cfg, "use_qk_norm", True, raising=False)
+    with refused("queries and keys are normed"):
+        qk_circuit(model, 0, 2)
 
 
 def test_a_rotary_circuit_at_a_distance_is_what_attention_computes_there():

@@ -1,5 +1,6 @@
 """QK and OV circuits, or the reason there is none."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,8 +64,8 @@ def qk_circuit(model: Model, layer: int, distance: int | None = None) -> "Factor
     return lens().FactoredMatrix(w_q, w_k.transpose(-2, -1))
 
 
-def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
-    """Eigenvalues of each head's OV circuit W_E W_V W_O W_U, in float64 on the CPU.
+def ov_eigenvalues(model: Model, layers: Sequence[int] | None = None) -> Complex[Tensor, "layer head d_head"]:
+    """Eigenvalues of each head's OV circuit W_E W_V W_O W_U, of some layers or all, in float64 on the CPU.
 
     The circuit is vocabulary by vocabulary, but its non-zero eigenvalues are those of the d_head by d_head matrix
     W_O (W_U W_E) W_V, which is what TransformerLens's FactoredMatrix takes them from.
@@ -76,13 +77,14 @@ def ov_eigenvalues(model: Model) -> Complex[Tensor, "layer head d_head"]:
     """
     w_e, w_u = model.W_E.detach(), model.W_U.detach()
     cfg = model.cfg
+    layers = range(cfg.n_layers) if layers is None else layers
     if w_e.shape[0] != w_u.shape[1] or ov_obstacle(model) is not None:
-        return torch.full((cfg.n_layers, cfg.n_heads, cfg.d_head), torch.nan, dtype=torch.complex128)
+        return torch.full((len(layers), cfg.n_heads, cfg.d_head), torch.nan, dtype=torch.complex128)
     through = (w_u.float() @ w_e.float()).double().cpu()
     if not torch.isfinite(through).all():
         raise InputError("The weights of this model are so large that W_U W_E overflows; no score can be read off.")
     rows = []
-    for layer in range(cfg.n_layers):
+    for layer in layers:
         w_v, w_o = (weights.double().cpu() for weights in ov_circuit(model, layer).pair)
         rows.append(lens().FactoredMatrix(w_v, w_o @ through).eigenvalues)
     return torch.stack(rows)

@@ -1,4 +1,4 @@
-"""Heads as a caller names them: all, a kind, or one by one."""
+"""Heads as a caller names them: all, kinds, names."""
 
 from collections.abc import Iterable
 

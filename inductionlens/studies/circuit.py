@@ -131,7 +131,9 @@ def circuit(
     pairs = pair_rows(model, scores, composition, writers, apart, paths, _eigen(model, apart, distance), seed)
     k_term = measure_k_term(model, _column(scores, "previous_token", model), distance=distance)
     heads = head_rows(model, scores, own_token_shares(model, seed=seed), k_term)
-    eigenvalues = {head: ov_eigenvalues(model)[head].numpy() for head in apart}
+    layers = sorted({head.layer for head in apart})
+    found = dict(zip(layers, ov_eigenvalues(model, layers).numpy(), strict=True))
+    eigenvalues = {head: found[head.layer][head.index] for head in apart}
     record = _record(model, probe, composition, distance, apart)
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
 

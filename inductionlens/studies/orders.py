@@ -1,4 +1,4 @@
-"""How much of what a model knows goes through heads, and how many?"""
+"""Through how many heads does a model's knowledge go?"""
 
 import math
 from collections.abc import Callable

@@ -124,8 +124,10 @@ def _mixed(probe: Probe, kind: str) -> Int[Tensor, "batch pos"]:
 def _means(values: dict[str, Float[np.ndarray, " sequence"]], seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, samples in values.items():
-        low, high = mean_interval(samples[None], seed=seed)
-        found |= {name: float(samples.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
+        found[name] = float(samples.mean())
+        if not name.startswith("loss_"):
+            low, high = mean_interval(samples[None], seed=seed)
+            found |= {f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
     return found
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Source tokens looked at, where the vocabulary is larger.
 SOURCES = 4096
 #: Random heads behind the spread of ov_eigen, and how many deviations above 0 count as copying.
-DRAWS, DEVIATIONS = 200, 3.0
+DRAWS, DEVIATIONS = 50, 3.0
 
 
 def skip_trigrams(
@@ -59,7 +59,8 @@ def skip_trigrams(
     if len(ids) > SOURCES:
         ids = ids[torch.randperm(len(ids), generator=generator_from(seed, "trigrams"))[:SOURCES].sort().values]
     spell = spelling(model)
-    eigen, own = eigenvalue_score(ov_eigenvalues(model)[0]), own_token_shares(model, (1,), seed=seed)[1][0]
+    eigen = eigenvalue_score(ov_eigenvalues(model, [0])[0])
+    own = own_token_shares(model, (1,), layers=[0], seed=seed)[1][0]
     least = DEVIATIONS * _spread(model, seed)
     parts = []
     for head in chosen:

@@ -1,0 +1,380 @@
+"""What feeds what, as a user meets it: planted answers, tables, the command line, refusals."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from test_cli import run
+
+import inductionlens as il
+from inductionlens import Head, InputError
+from inductionlens.circuit_columns import CIRCUIT_COLUMNS
+from inductionlens.effect_columns import EFFECT_COLUMNS
+from inductionlens.models.planted import PLANTED
+from inductionlens.studies.repeats import DISTRIBUTIONS
+from inductionlens.tables import COLUMNS, explain
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def refused(match):
+    return pytest.raises(InputError, match=match)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """A quick scan of each planted model."""
+    return {kind: il.scan(il.planted(kind), sequences=2, controls=False) for kind in PLANTED}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return il.circuit(DATA / "attn-only-2l", sequences=5)
+
+
+# Planted answers.
+@pytest.mark.parametrize(
+    ("kind", "via", "share"), [("induction", "k", "prefix_lost"), ("pointer", "q", "prefix_lost"),
+                               ("v-composition", "v", "logit_lost")]
+)  # fmt: skip
+def test_planted_circuits_are_found_without_being_told(scores, kind, via, share):
+    readers = "all" if kind == "v-composition" else "induction"
+    found = il.circuit(il.planted(kind), readers=readers, scores=scores[kind], sequences=4)
+    paths = found.paths("1.2")
+    best = paths.iloc[0]
+    assert (best["writer"], best["via"], best["rank_causal"], best["rank_composition"]) == ("L0H1", via, 1, 1)
+    for name in (share, f"{share}_direct", f"{share}_low", f"{share}_high"):
+        assert best[name] == pytest.approx(1, abs=1e-5)
+    assert best["composition"] > 0.02
+    assert best["composition_z"] > 100
+    others = paths.iloc[1:]
+    assert others["causal"].abs().max() < 1e-5
+    assert not (others["composition"] > 0).any()
+    planted_pair = others[others["writer"] == "L0H1"]
+    assert planted_pair["composition_raw"].tolist() == [0, 0]
+    if kind != "v-composition":
+        assert found.readers == (Head(1, 2),)
+        assert best["ablated_lost"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_trained_toys_writer_is_the_one_whose_removal_costs_most(trained):
+    """Reader by reader, against a whole run with each writer switched off."""
+    model = il.load_model(DATA / "attn-only-2l")
+    probe = il.repeated_tokens(il.token_pool(range(1, 256)), period=25, repeats=4, sequences=5, bos=0, seed=8)
+    costs = {}
+    for writer in range(4):
+        attended = {}
+
+        def keep(pattern, hook, attended=attended):
+            attended["pattern"] = pattern
+
+        with il.ablate(model, [Head(0, writer)]), torch.no_grad():
+            model.run_with_hooks(probe.tokens, return_type=None, fwd_hooks=[("blocks.1.attn.hook_pattern", keep)])
+        at = torch.arange(26, 51)
+        costs[writer] = attended["pattern"][:, :, at, at - 24].mean((0, 2))
+    assert len(trained.readers) == 4
+    for reader in trained.readers:
+        named = Head.parse(trained.paths(reader).iloc[0]["writer"])
+        assert named.index == min(costs, key=lambda writer: float(costs[writer][reader.index]))
+
+
+# The table.
+def test_there_is_one_row_per_writer_later_reader_and_via(trained):
+    pairs = trained.pairs
+    assert len(pairs) == 4 * 4 * 3
+    assert not pairs.duplicated(["writer", "reader", "via"]).any()
+    three = il.circuit(DATA / "tiny-gpt2", sequences=2).pairs
+    assert len(three) == (4 * 4 + 8 * 4) * 3
+    assert all(Head.parse(row["writer"]).layer < Head.parse(row["reader"]).layer for row in three.to_dict("records"))
+    measured = three[three["causal"].notna()]
+    assert set(measured["reader"]) == {"L1H0", "L2H2", "L2H3"}
+    assert measured[["prefix_lost", "logit_lost", "ablated_lost", "eigen"]].notna().all(axis=None)
+    assert three.loc[three["reader"] == "L1H1", "prefix_lost"].isna().all()
+
+
+def test_columns_agree_with_each_other(trained):
+    pairs = trained.pairs
+    baseline, spread = (trained.provenance["composition"][name] for name in ("baseline", "spread"))
+    assert np.allclose(pairs["composition"], pairs["composition_raw"] - baseline)
+    assert np.allclose(pairs["composition_z"], pairs["composition"] / spread)
+    assert np.array_equal(pairs["causal"], np.where(pairs["via"] == "v", pairs["logit_lost"], pairs["prefix_lost"]))
+    for name in ("prefix_lost", "logit_lost"):
+        assert (pairs[f"{name}_low"] <= pairs[name] + 1e-9).all()
+        assert (pairs[name] <= pairs[f"{name}_high"] + 1e-9).all()
+    for (_, via), part in pairs.groupby(["reader", "via"]):
+        for name in ("composition", "causal"):
+            expected = stats.rankdata(-part[name], method="min")
+            assert part[f"rank_{name}"].tolist() == expected.tolist(), via
+    for _, part in pairs.groupby(["writer", "reader"]):
+        assert len(set(part["ablated_lost"])) == 1
+    # In two attention-only layers nothing lies between a writer and its reader.
+    assert np.allclose(pairs["prefix_lost"], pairs["prefix_lost_direct"], atol=1e-4)
+
+
+def test_shares_and_their_intervals_are_ratios_of_sums_over_sequences(trained):
+    from inductionlens.paths import measure_paths
+    from inductionlens.studies.circuit import _probe
+
+    model = il.load_model(DATA / "attn-only-2l")
+    writers = [Head(0, head) for head in range(4)]
+    found = measure_paths(model, _probe(model, 5, 25, True, 0), writers, [Head(1, 0)])
+    row = trained.paths("1.0").query("writer == 'L0H2' and via == 'k'").iloc[0]
+    stays, clean = found.prefix_without["total", "k"][2, 0], found.prefix_matching[0]
+    assert row["prefix_lost"] == pytest.approx(1 - stays.sum() / clean.sum(), abs=1e-6)
+    picked = np.random.default_rng(0).integers(0, 5, (4000, 5))
+    low, high = np.quantile(1 - stays[picked].sum(1) / clean[picked].sum(1), [0.025, 0.975])
+    assert (row["prefix_lost_low"], row["prefix_lost_high"]) == pytest.approx((low, high), abs=0.02)
+
+
+def test_heads_carry_their_circuits(trained):
+    from inductionlens.composition import measure_k_term, own_token_shares
+
+    model = il.load_model(DATA / "attn-only-2l")
+    heads = trained.heads
+    scores = il.scan(model)
+    assert np.allclose(heads["ov_top5"], own_token_shares(model)[5].ravel())
+    previous = scores.table["previous_token"].to_numpy(float).reshape(2, 4)
+    assert np.allclose(heads["qk_eigen_trace"], measure_k_term(model, previous).trace.ravel(), equal_nan=True, rtol=0.2)
+    assert heads["kind"].tolist() == scores.table["kind"].tolist()
+    induction = heads[heads["kind"] == "induction"]
+    assert (induction[["ov_eigen", "qk_eigen"]] > 0.9).all(axis=None)  # the corner of Elhage et al.
+    assert set(trained.eigenvalues) == set(trained.readers)
+
+
+def test_every_column_is_explained(trained):
+    known = COLUMNS | EFFECT_COLUMNS | CIRCUIT_COLUMNS
+    orders = il.path_orders("planted", sequences=2, n_windows=2)
+    other = il.repeats("planted", sequences=2, distributions=("uniform",))
+    for table in (trained.pairs, trained.heads, orders, il.skip_trigrams("planted", top=1), other):
+        for name in table.columns:
+            assert explain(name, known) is not None, name
+
+
+def test_the_same_seed_gives_the_same_table_and_another_another(scores):
+    given = {"scores": scores["pointer"], "sequences": 2}
+    first, again, other = (il.circuit("planted-pointer", seed=seed, **given).pairs for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first["composition"].equals(other["composition"])
+
+
+def test_tables_are_written_with_their_record_and_pictures_drawn(tmp_path, trained):
+    for suffix in ("csv", "parquet", "json"):
+        trained.save(tmp_path / f"pairs.{suffix}")
+        assert (tmp_path / f"pairs.heads.{suffix}").is_file()
+    assert len(pd.read_csv(tmp_path / "pairs.csv")) == 48
+    record = json.loads((tmp_path / "pairs.csv.meta.json").read_text())
+    assert record["readers"] == ["1.0", "1.3", "1.1", "1.2"]
+    assert record["composition"]["queries_and_keys"] == "at every distance alike"
+    for suffix in ("png", "svg", "pdf"):
+        trained.plot(tmp_path / f"circuit.{suffix}")
+        assert (tmp_path / f"circuit.{suffix}").stat().st_size > 5000
+    trained.plot(tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "circuit.png").read_bytes()
+    drawn = (tmp_path / "circuit.svg").read_text()
+    assert "K-composition" in drawn or len(drawn) > 20000  # text may be drawn as paths
+
+
+def test_rotary_models_say_what_was_left_out():
+    config = il.ToyConfig(
+        n_layers=2, n_heads=3, d_model=24, d_head=8, d_vocab=48, n_ctx=128, positional_embedding_type="rotary"
+    )
+    model = il.new_toy(config, seed=1)
+    found = il.circuit(model, readers="1.0", sequences=2)
+    by_via = found.pairs.groupby("via")["composition"].count()
+    assert by_via.to_dict() == {"k": 0, "q": 0, "v": 9}
+    assert found.pairs.loc[found.pairs["reader"] == "L1H0", "prefix_lost"].notna().all()
+    assert "left out: positions are rotary" in found.provenance["composition"]["queries_and_keys"]
+    there = il.circuit(model, readers="1.0", sequences=2, distance=24)
+    assert there.pairs["composition"].notna().all()
+    assert there.provenance["composition"]["queries_and_keys"] == "at distance 24 (rotary)"
+
+
+# Orders, trigrams, repeats.
+def test_orders_add_up_to_the_model():
+    table = il.path_orders(DATA / "attn-only-2l", sequences=4, n_windows=4)
+    assert table["measure"].unique().tolist() == ["copies", "text"]
+    for _, part in table.groupby("measure"):
+        part = part.set_index("term")
+        orders = part.loc[["order 0", "order 1", "order 2"]]
+        assert orders["gain"].sum() == pytest.approx(math.log(256) - orders["loss"].iloc[-1], abs=1e-6)
+        for layer in range(2):
+            alone, beside = (part.loc[f"layer {layer} {how}"] for how in ("alone", "beside the others"))
+            assert alone["gain"] == pytest.approx(orders["loss"].iloc[0] - alone["loss"])
+            # With two layers, one beside the other is the other's way to order 1.
+            other = part.loc[f"layer {1 - layer} alone", "loss"]
+            assert beside["gain"] == pytest.approx(other - orders["loss"].iloc[1], abs=1e-6)
+        assert (part["gain_low"] <= part["gain"] + 1e-9).all()
+    # An induction head is no virtual head: nearly all of it is there at order 1.
+    copies = table[table["measure"] == "copies"].set_index("term")["gain"]
+    assert copies["order 1"] > 5 * copies["order 2"]
+
+
+def test_skip_trigrams_equal_dense_circuits(random_toy):
+    found = il.skip_trigrams(random_toy, top=3)
+    assert found.groupby("name").size().tolist() == [3, 3, 3]
+    w_e, w_u = random_toy.W_E.double(), random_toy.W_U.double()
+    read = w_e - w_e.mean(-1, keepdim=True)
+    read = read / (read.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+    attn = random_toy.blocks[0].attn
+    ids = torch.arange(1, 48)
+    for row in found.to_dict("records"):
+        head = row["head"]
+        source, destination, out = (int(row[name][1:]) for name in ("source", "destination", "out"))
+        logits = read[source] @ attn.W_V[head].double() @ attn.W_O[head].double() @ w_u
+        assert out == int(logits.argmax())
+        assert row["logit"] == pytest.approx(float(logits.max() - logits.mean()), rel=1e-3)
+        qk = (read[ids] @ attn.W_Q[head].double()) @ (read[ids] @ attn.W_K[head].double()).T / 8**0.5
+        above = qk - qk.mean(1, keepdim=True)
+        assert ids[int(above[:, source - 1].argmax())] == destination
+        assert row["attention"] == pytest.approx(float(above[:, source - 1].max()), rel=1e-3)
+        assert row["copies"] == (out == source)
+    strength = (found["attention"] * found["logit"]).to_numpy().reshape(3, 3)
+    assert (np.diff(strength, axis=1) <= 1e-9).all()
+
+
+def test_blocks_of_rows_change_no_trigram(random_toy, monkeypatch):
+    whole = il.skip_trigrams(random_toy, top=4)
+    monkeypatch.setattr("inductionlens.trigrams.ENTRIES", 100)
+    pd.testing.assert_frame_equal(whole, il.skip_trigrams(random_toy, top=4), rtol=1e-4)
+
+
+def test_the_one_layer_toy_copies_and_idle_heads_do_not():
+    found = il.skip_trigrams(DATA / "attn-only-1l", top=5)
+    assert found["copying_head"].all()
+    assert found["copies"].all()
+    idle = il.skip_trigrams(il.planted("idle"), top=1)
+    assert not idle["copying_head"].any()
+    assert il.skip_trigrams("planted", heads=["0.2"], top=1)["name"].tolist() == ["L0H2"]
+
+
+def test_about_one_random_head_in_a_thousand_is_called_copying():
+    config = il.ToyConfig(n_layers=1, n_heads=60, d_model=32, d_head=8, d_vocab=60, n_ctx=16)
+    assert il.skip_trigrams(il.new_toy(config), top=1)["copying_head"].sum() <= 2
+
+
+def test_induction_heads_match_whatever_the_tokens_are_and_one_layer_knows_no_order():
+    table = il.repeats([DATA / "attn-only-1l", DATA / "attn-only-2l"], sequences=8)
+    assert table["tokens"].tolist() == list(DISTRIBUTIONS) * 2
+    one, two = (table[table["layers"] == layers] for layers in (1, 2))
+    assert two["prefix_matching"].min() > 0.8
+    assert two["prefix_matching"].max() - two["prefix_matching"].min() < 0.05
+    assert one["order_advantage"].abs().max() < 0.3
+    assert two["order_advantage"].min() > 3
+    assert len(set(two["head"])) == 1
+    assert (two["confidence"] > 5 * one["confidence"].max()).all()
+
+
+def test_repeats_of_the_planted_model_are_known():
+    table = il.repeats("planted", distributions=("uniform",), sequences=3).iloc[0]
+    assert table["head"] == "L1H2"
+    sure = 1 / (1 + 63 * math.exp(-10))
+    assert table["confidence"] == pytest.approx(sure, abs=1e-4)
+    assert table["advantage"] == pytest.approx(math.log(64) + math.log(sure), abs=1e-3)
+    assert table["first_token"] == pytest.approx(1)
+    assert table["order_advantage"] > 5
+
+
+def test_kinds_of_tokens_are_what_they_are_called():
+    from inductionlens.studies.repeats import _mixed, _probe
+
+    model = il.load_model(DATA / "attn-only-1l")
+    probes = {kind: _probe(model, kind, (25, 4, 200), 0, 3) for kind in DISTRIBUTIONS}
+    for probe in probes.values():
+        blocks = probe.tokens[:, 1:].view(200, 4, 25)
+        assert (blocks == blocks[:, :1]).all()
+        assert (probe.tokens[:, 0] == 0).all()
+    text, shuffled = (probes[kind].tokens[:, 1:26] for kind in ("text", "shuffled"))
+    assert torch.equal(text.sort(1).values, shuffled.sort(1).values)
+    assert not torch.equal(text, shuffled)
+    assert bytes(text[0].tolist()).decode(errors="replace").isprintable() or b"\n" in bytes(text[0].tolist())
+    assert all(len(row.unique()) == 25 for row in probes["uniform"].tokens[:, 1:26])
+    counts = probes["zipf"].tokens[:, 1:26].flatten().bincount(minlength=256).sort(descending=True).values
+    # 1/rank over 235 ids: the first is drawn 1 / H(235) = 16.5% of the time, twice as often as the second.
+    assert counts[0] / 5000 == pytest.approx(0.165, abs=0.03)
+    assert counts[0] / counts[1] == pytest.approx(2, rel=0.35)
+    mixed = _mixed(probes["uniform"], "uniform")
+    assert torch.equal(mixed[:, :26], probes["uniform"].tokens[:, :26])
+    assert torch.equal(mixed[:, 26:51].sort(1).values, probes["uniform"].tokens[:, 1:26].sort(1).values)
+    assert not (mixed[:, 26:51] == probes["uniform"].tokens[:, 1:26]).all(1).any()
+
+
+# The command line.
+def test_circuit_prints_and_writes(tmp_path):
+    out, picture = tmp_path / "pairs.csv", tmp_path / "circuit.png"
+    code, printed, err = run("circuit", "planted", "--sequences", 2, "--out", out, "--picture", picture)
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["0.1", "->", "1.2", "via", "K", "+0.079", "1", "100%", "100%", "100%", "100%"] in lines
+    assert "1.2 reads 0.1 through its keys: 100% of its prefix matching goes with it; of all heads, " in printed
+    assert f"27 rows written to {out}" in printed
+    assert picture.stat().st_size > 5000
+    assert len(pd.read_csv(tmp_path / "pairs.heads.csv")) == 6
+    il.circuit("planted", sequences=2).save(tmp_path / "again.csv")
+    assert out.read_bytes() == (tmp_path / "again.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "said"),
+    [
+        (("orders", "planted", "--sequences", 2, "--windows", 2), 14, "order 0 off a uniform guess"),
+        (("trigrams", "planted", "--top", 2), 6, "of 3 heads copy."),
+        (("repeats", "planted", "--tokens", "uniform,zipf", "--sequences", 2), 2, "same tokens in another order"),
+    ],
+)
+def test_the_other_commands_print_and_write(tmp_path, words, rows, said):
+    out = tmp_path / "table.csv"
+    code, printed, err = run(*words, "--out", out)
+    assert (code, err) == (0, "")
+    assert said in " ".join(printed.split())
+    assert f"{rows} rows written to {out}" in printed
+    assert len(pd.read_csv(out)) == rows
+    assert run(*words, "--quiet")[1:] == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("circuit", DATA / "attn-only-1l"), "The model has one layer, in which no head reads another"),
+        (("circuit", "planted", "--readers", "7.0"), r"There is no head 7.0: the model has 2 layers of 3 heads"),
+        (("circuit", "planted", "--readers", "0.1"), "Heads of layer 0 read no other head (0.1)"),
+        (("circuit", "planted-idle"), "The scan found no induction head to take apart"),
+        (("circuit", "planted", "--readers", "inducton"), "There is no kind 'inducton' of head"),
+        (("circuit", "planted", "--period", 2), "period must be a whole number of at least 3; got 2"),
+        (("circuit", "planted", "--period", 100), "too short for two blocks of 100; period=95 fits"),
+        (("circuit", "planted", "--sequences", 0), "sequences must be a whole number of at least 1; got 0"),
+        (("circuit", "planted", "--distance", 500), "distance must lie between 0 and 190, inside the context; got 500"),
+        (("circuit", "planted", "--out", "pairs.txt"), "The suffix of pairs.txt must be one of .csv"),
+        (("circuit", "planted", "--picture", "circuit.bmp"), "The suffix of circuit.bmp must be one of .png"),
+        (("circuit", "planted", "--bos", 3, "--no-bos"), "--bos and --no-bos contradict each other"),
+        (("orders", "planted", "--measures", "icl"), "measures must be among copies, text; got 'icl'"),
+        (("trigrams", "planted", "--head", "1.2"), "Skip trigrams are read off heads of layer 0"),
+        (("trigrams", "planted", "--top", 0), "top must be a whole number of at least 1; got 0"),
+        (("repeats", "planted", "--tokens", "poisson"), "distributions must be among uniform, zipf, shuffled, text"),
+        (("repeats", "planted"), "64 ids are too few for bytes, which text and shuffled need; leave them out"),
+        (("repeats", "planted", "--times", 1), "repeats at least 2 and sequences at least 1; got 25, 1 and 20"),
+        (("repeats", "planted", "--tokens", "uniform", "--period", 60), "too short for 4 blocks of 60; period=47 fits"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, printed, err = run(*words)
+    assert (code, printed) == (2, "")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_settings_are_refused_in_python(scores):
+    with refused("path_orders has no setting 'draws'; it has measures, text"):
+        il.path_orders("planted", draws=3)
+    with refused("measures must be among copies, text; got 'none'"):
+        il.path_orders("planted", measures=())
+    with refused("No path into 1.0 was measured; the readers are 1.2"):
+        il.circuit("planted", sequences=2, scores=scores["induction"]).paths("1.0")
+    with refused("readers must name at least one head"):
+        il.circuit("planted", readers=[], scores=scores["induction"])
