@@ -28,6 +28,10 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
         "the reader's QK circuit that goes through the writer (q, k), or both OV circuits one after the other (v)",
         "float", "-1..1, positive matches or copies", "ratio", ELHAGE, True,
     ),
+    "query_writer": Column("of a QK term: the head through which the query reads; empty for the embedding", "str"),
+    "key_writer": Column("of a QK term: the head through which the key reads; empty for the embedding", "str"),
+    "trace": Column("sum of the eigenvalues of a QK term", "float", "unbounded, positive matches", "", ELHAGE),
+    "size": Column("Frobenius norm of a QK term between the two embeddings", "float", "0 and up", "", ELHAGE),
     "prefix_lost": Column(
         "which share of the reader's prefix matching is gone when its queries, keys or values alone are those of a "
         "model without the writer", "float", _SHARE, "share", "this package", True, True,
@@ -93,8 +97,8 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
         True,
     ),
     "order_advantage": Column(
-        "loss on later blocks in an order of their own minus loss on copies: what is known beyond which tokens there "
-        "are", "float", "unbounded, positive knows the order", "nats", "this package", True, True,
+        "loss on later blocks in an order of their own minus loss on copies: how much depends on the order, beyond "
+        "which tokens there are", "float", "unbounded, positive follows the order", "nats", "this package", True, True,
     ),
     "measure": Column("what losses were read on: copies (later copies of random blocks) or text", "str"),
     "term": Column("order N: paths through at most N heads; alone, without: one layer's heads, at order 1", "str"),

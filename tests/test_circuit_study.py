@@ -16,6 +16,7 @@ from inductionlens import Head, InputError
 from inductionlens.circuit_columns import CIRCUIT_COLUMNS
 from inductionlens.effect_columns import EFFECT_COLUMNS
 from inductionlens.models.planted import PLANTED
+from inductionlens.studies.circuit import qk_expansion
 from inductionlens.studies.repeats import DISTRIBUTIONS
 from inductionlens.tables import COLUMNS, explain
 
@@ -150,7 +151,8 @@ def test_every_column_is_explained(trained):
     known = COLUMNS | EFFECT_COLUMNS | CIRCUIT_COLUMNS
     orders = il.path_orders("planted", sequences=2, n_windows=2)
     other = il.repeats("planted", sequences=2, distributions=("uniform",))
-    for table in (trained.pairs, trained.heads, orders, il.skip_trigrams("planted", top=1), other):
+    terms = qk_expansion("planted", "1.2")
+    for table in (trained.pairs, trained.heads, orders, terms, il.skip_trigrams("planted", top=1), other):
         for name in table.columns:
             assert explain(name, known) is not None, name
 
@@ -306,7 +308,8 @@ def test_kinds_of_tokens_are_what_they_are_called():
 # The command line.
 def test_circuit_prints_and_writes(tmp_path):
     out, picture = tmp_path / "pairs.csv", tmp_path / "circuit.png"
-    code, printed, err = run("circuit", "planted", "--sequences", 2, "--out", out, "--picture", picture)
+    more = ("--picture", picture, "--terms", tmp_path / "terms.csv")
+    code, printed, err = run("circuit", "planted", "--sequences", 2, "--out", out, *more)
     assert (code, err) == (0, "")
     lines = [line.split() for line in printed.splitlines()]
     assert ["0.1", "->", "1.2", "via", "K", "+0.079", "1", "100%", "100%", "100%", "100%"] in lines
@@ -314,6 +317,11 @@ def test_circuit_prints_and_writes(tmp_path):
     assert f"27 rows written to {out}" in printed
     assert picture.stat().st_size > 5000
     assert len(pd.read_csv(tmp_path / "pairs.heads.csv")) == 6
+    expansion = pd.read_csv(tmp_path / "terms.csv", keep_default_na=False)
+    assert len(expansion) == 16
+    positive = expansion[expansion["trace"].astype(float) > 0]
+    assert positive[["query_writer", "key_writer"]].to_numpy().tolist() == [["", "L0H1"]]
+    assert float(positive["eigen"].iloc[0]) == pytest.approx(1)
     il.circuit("planted", sequences=2).save(tmp_path / "again.csv")
     assert out.read_bytes() == (tmp_path / "again.csv").read_bytes()
 

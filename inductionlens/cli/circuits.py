@@ -38,6 +38,7 @@ def circuit(
     readers: Annotated[str, typer.Option(help="Heads to take apart: a kind such as induction, names (1.2,1.3), or all.")] = "induction",
     out: Annotated[Path | None, typer.Option(help="Write the pairs here: .csv, .parquet or .json; heads go beside.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the circuit here: .png, .svg or .pdf.")] = None,
+    terms: Annotated[Path | None, typer.Option(help="Write every term of the readers' QK circuits here.")] = None,
     sequences: Annotated[int, typer.Option(help="Sequences of one repeated random block.")] = 10,
     period: Annotated[int, typer.Option(help="Length of the block.")] = 25,
     distance: Distance = None,
@@ -57,10 +58,13 @@ def circuit(
         from inductionlens.plots import check_picture
 
         check_picture(picture)
+    if terms is not None:
+        check_table(terms)
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.circuit import circuit as take_apart
+        from inductionlens.studies.circuit import qk_expansion
 
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"taking {model} apart")
@@ -68,8 +72,13 @@ def circuit(
             loaded, readers=readers, sequences=sequences, period=period, bos=start, seed=seed, distance=distance,
             batch_size=batch_size, on_progress=progress.at,
         )  # fmt: skip
+        expansions = [qk_expansion(loaded, reader, distance=distance) for reader in found.readers if terms is not None]
     if out is not None:
         found.save(out)
+    if terms is not None:
+        import pandas as pd
+
+        _write(pd.concat(expansions, ignore_index=True), terms)
     if picture is not None:
         found.plot(picture)
     if not quiet:

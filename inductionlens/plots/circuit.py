@@ -51,8 +51,11 @@ def draw_graph(pairs: "pandas.DataFrame", ax: "Axes") -> "Axes":
         ax.text(x, y, str(head), ha="center", va="center", fontsize=8, zorder=4)
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], color=colour, lw=3, label=f"via {VIA_NAMES[via]}") for via, colour in VIA_COLOURS.items()]
-    ax.legend(handles=lines, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3)
+    drawn = [via for via in VIA_COLOURS if via in set(shown["via"])]
+    lines = [Line2D([], [], color=VIA_COLOURS[via], lw=3, label=f"via {VIA_NAMES[via]}") for via in drawn]
+    if lines:  # below the axes, and not counted in their layout, which it would squeeze
+        ax.legend(handles=lines, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3)
+        ax.get_legend().set_in_layout(False)
     ax.set_xticks(range(max(head.index for head in every) + 1)[:: max(1, len(every) // 60)])
     ax.set_yticks(range(max(head.layer for head in every) + 1))
     ax.margins(0.12)

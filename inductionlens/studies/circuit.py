@@ -23,6 +23,7 @@ from inductionlens.heads import Head
 from inductionlens.models import Model
 from inductionlens.models.circuits import ov_eigenvalues, ov_obstacle, qk_obstacle
 from inductionlens.models.loading import load_model
+from inductionlens.models.origin import origin_of
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.paths import measure_paths
 from inductionlens.probes import Probe, repeated_tokens, token_pool
@@ -136,6 +137,34 @@ def circuit(
     eigenvalues = {head: found[head.layer][head.index] for head in apart}
     record = _record(model, probe, composition, distance, apart)
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
+
+
+def qk_expansion(
+    model: Model | str | Path, reader: Head | str | tuple[int, int], *, distance: int | None = None
+) -> "pandas.DataFrame":
+    """The terms of one reader's QK circuit when query and key read the embedding or any earlier head: one row per term.
+
+    ``query_writer`` and ``key_writer`` are empty for the embedding itself; `qk_terms` says what the numbers are. With a
+    previous-token head at the key and nothing at the query, a positive ``eigen`` is an induction circuit. Elhage et al.
+    2021.
+
+    Raises:
+        InputError: an unknown head, or a model without a QK circuit of one matrix.
+    """
+    import pandas as pd
+
+    model = load_model(model)
+    reader = Head.parse(reader).check(model.cfg.n_layers, model.cfg.n_heads)
+    terms = qk_terms(model, reader, distance=distance)
+    named = [[head.label if head else "" for head in (term.query_writer, term.key_writer)] for term in terms]
+    return pd.DataFrame(
+        {
+            "model": origin_of(model).name, "reader": reader.label,
+            "query_writer": [query for query, _ in named], "key_writer": [key for _, key in named],
+            "eigen": [term.eigen for term in terms], "trace": [term.trace for term in terms],
+            "size": [term.size for term in terms],
+        }
+    )  # fmt: skip
 
 
 def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int) -> Probe:

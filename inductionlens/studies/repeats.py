@@ -47,9 +47,9 @@ def repeats(
     matching on uniform tokens, the same in every row; ``first_token`` is where it rests when nothing matches.
     ``confidence`` is the mean probability of the right token on later copies, ``advantage`` the loss on first copies
     minus that on later ones, and ``order_advantage`` the loss on later blocks whose order is mixed anew minus that on
-    copies: what the model knows beyond which tokens there are. Nats, 95% intervals over sequences. An induction head
-    matches whatever the tokens are, and knows their order; a one-layer model can know the tokens at most. Elhage et al.
-    2021.
+    copies: how much depends on the order, beyond which tokens there are (a confident copier is also misled by another
+    order, so this can exceed ``advantage``). Nats, 95% intervals over sequences. A head that matches tokens by content
+    should do so whatever the tokens are; a one-layer model has little to know an order by. Elhage et al. 2021.
 
     Raises:
         InputError: an unknown kind, a model that cannot read text or whose context is too short.
