@@ -96,6 +96,11 @@ def test_there_is_one_row_per_writer_later_reader_and_via(trained):
     assert set(measured["reader"]) == {"L1H0", "L2H2", "L2H3"}
     assert measured[["prefix_lost", "logit_lost", "ablated_lost", "eigen"]].notna().all(axis=None)
     assert three.loc[three["reader"] == "L1H1", "prefix_lost"].isna().all()
+    # Through its MLPs, above all: what 0.3 itself writes is a small part of what 2.2 loses with it.
+    path = three[(three["writer"] == "L0H3") & (three["reader"] == "L2H2") & (three["via"] == "k")].iloc[0]
+    for share in ("prefix_lost", "logit_lost"):
+        assert path[share] > 0.8
+        assert path[f"{share}_direct"] < 0.3
 
 
 def test_columns_agree_with_each_other(trained):
@@ -125,6 +130,10 @@ def test_shares_and_their_intervals_are_ratios_of_sums_over_sequences(trained):
     writers = [Head(0, head) for head in range(4)]
     found = measure_paths(model, _probe(model, 5, 25, True, 0), writers, [Head(1, 0)])
     row = trained.paths("1.0").query("writer == 'L0H2' and via == 'k'").iloc[0]
+    ablated = trained.paths("1.0").drop_duplicates("writer").set_index("writer")["ablated_lost"]
+    for writer in range(4):
+        expected = 1 - found.prefix_ablated[writer, 0].sum() / found.prefix_matching[0].sum()
+        assert ablated[f"L0H{writer}"] == pytest.approx(expected, abs=1e-6)
     stays, clean = found.prefix_without["total", "k"][2, 0], found.prefix_matching[0]
     assert row["prefix_lost"] == pytest.approx(1 - stays.sum() / clean.sum(), abs=1e-6)
     picked = np.random.default_rng(0).integers(0, 5, (4000, 5))
@@ -142,6 +151,9 @@ def test_heads_carry_their_circuits(trained):
     previous = scores.table["previous_token"].to_numpy(float).reshape(2, 4)
     assert np.allclose(heads["qk_eigen_trace"], measure_k_term(model, previous).trace.ravel(), equal_nan=True, rtol=0.2)
     assert heads["kind"].tolist() == scores.table["kind"].tolist()
+    kinds = dict(zip(scores.table["name"], scores.table["kind"], strict=True))
+    for end in ("writer", "reader"):
+        assert trained.pairs[f"{end}_kind"].tolist() == [kinds[name] for name in trained.pairs[end]]
     induction = heads[heads["kind"] == "induction"]
     assert (induction[["ov_eigen", "qk_eigen"]] > 0.9).all(axis=None)  # the corner of Elhage et al.
     assert set(trained.eigenvalues) == set(trained.readers)

@@ -189,9 +189,9 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
     ``induction`` has a previous-token head 0.1 and an induction head 1.2 that reads it through its keys and through
     nothing else (K-composition). ``pointer`` is an induction head by Q-composition: 0.1 leaves the copy's position, and
     the query of 1.2 looks one further. In ``v-composition`` 1.2 looks a fixed distance back and copies, through its
-    values alone, the token that 0.1 left there (no verdict calls it an induction head). The other kinds are impostors, see `PLANTED`. Token 0 is BOS, there is
-    no norm, and residual directions are one-hot, so every answer is exact: on a repeated token the right logit is
-    ``logit`` above all others, elsewhere all logits are equal. Made in milliseconds.
+    values alone, the token that 0.1 left there (no verdict calls it an induction head). The other kinds are impostors,
+    see `PLANTED`. Token 0 is BOS, there is no norm, and residual directions are one-hot, so every answer is exact: on a
+    repeated token the right logit is ``logit`` above all others, elsewhere all logits are equal. Made in milliseconds.
 
     Raises:
         InputError: an unknown kind.

@@ -53,12 +53,12 @@ def draw_graph(pairs: "pandas.DataFrame", ax: "Axes") -> "Axes":
 
     drawn = [via for via in VIA_COLOURS if via in set(shown["via"])]
     lines = [Line2D([], [], color=VIA_COLOURS[via], lw=3, label=f"via {VIA_NAMES[via]}") for via in drawn]
-    if lines:  # below the axes, and not counted in their layout, which it would squeeze
-        ax.legend(handles=lines, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3)
-        ax.get_legend().set_in_layout(False)
+    if lines:
+        ax.legend(handles=lines, frameon=False, fontsize=8, loc="lower left", ncols=3)
     ax.set_xticks(range(max(head.index for head in every) + 1)[:: max(1, len(every) // 60)])
     ax.set_yticks(range(max(head.layer for head in every) + 1))
     ax.margins(0.12)
+    ax.set_ylim(-0.35 * (1 + every[-1].layer) / 2, every[-1].layer * 1.12 + 0.1)  # room for the legend
     ax.set_xlabel("head")
     ax.set_ylabel("layer")
     ax.set_title("who reads whom (width: share lost without)", fontsize=10)
