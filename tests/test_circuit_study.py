@@ -15,8 +15,9 @@ import inductionlens as il
 from inductionlens import Head, InputError
 from inductionlens.circuit_columns import CIRCUIT_COLUMNS
 from inductionlens.effect_columns import EFFECT_COLUMNS
+from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.planted import PLANTED
-from inductionlens.studies.circuit import qk_expansion
+from inductionlens.studies.circuit import _probe, qk_expansion
 from inductionlens.studies.repeats import DISTRIBUTIONS
 from inductionlens.tables import COLUMNS, explain
 
@@ -124,7 +125,6 @@ def test_columns_agree_with_each_other(trained):
 
 def test_shares_and_their_intervals_are_ratios_of_sums_over_sequences(trained):
     from inductionlens.paths import measure_paths
-    from inductionlens.studies.circuit import _probe
 
     model = il.load_model(DATA / "attn-only-2l")
     writers = [Head(0, head) for head in range(4)]
@@ -139,6 +139,17 @@ def test_shares_and_their_intervals_are_ratios_of_sums_over_sequences(trained):
     picked = np.random.default_rng(0).integers(0, 5, (4000, 5))
     low, high = np.quantile(1 - stays[picked].sum(1) / clean[picked].sum(1), [0.025, 0.975])
     assert (row["prefix_lost_low"], row["prefix_lost_high"]) == pytest.approx((low, high), abs=0.02)
+
+
+def test_the_probe_is_what_was_asked_for():
+    model = il.load_model("planted")
+    probe = _probe(model, 3, 12, True, 5)
+    assert probe.tokens.shape == (3, 25)
+    assert torch.equal(probe.tokens[:, 1:13], probe.tokens[:, 13:])
+    assert (probe.bos, probe.period, probe.repeats, probe.seed) == (0, 12, 2, 5)
+    assert not torch.equal(probe.tokens, _probe(model, 3, 12, True, 6).tokens)
+    assert (_probe(model, 3, 12, 7, 5).tokens[:, 0] == 7).all()
+    assert _probe(model, 3, 12, False, 5).tokens.shape == (3, 24)
 
 
 def test_heads_carry_their_circuits(trained):
@@ -156,7 +167,10 @@ def test_heads_carry_their_circuits(trained):
         assert trained.pairs[f"{end}_kind"].tolist() == [kinds[name] for name in trained.pairs[end]]
     induction = heads[heads["kind"] == "induction"]
     assert (induction[["ov_eigen", "qk_eigen"]] > 0.9).all(axis=None)  # the corner of Elhage et al.
+    every = ov_eigenvalues(model)
     assert set(trained.eigenvalues) == set(trained.readers)
+    for reader, values in trained.eigenvalues.items():
+        assert np.array_equal(values, every[reader.layer, reader.index].numpy())
 
 
 def test_every_column_is_explained(trained):
