@@ -15,10 +15,13 @@ import inductionlens as il
 from inductionlens import Head, InputError
 from inductionlens.circuit_columns import CIRCUIT_COLUMNS
 from inductionlens.effect_columns import EFFECT_COLUMNS
+from inductionlens.measure import measure_attention
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.planted import PLANTED
+from inductionlens.scores.attention import after_copy
 from inductionlens.studies.circuit import _probe, qk_expansion
 from inductionlens.studies.repeats import DISTRIBUTIONS
+from inductionlens.studies.repeats import _probe as repeated_probe
 from inductionlens.tables import COLUMNS, explain
 
 DATA = Path(__file__).parent.parent / "data"
@@ -219,6 +222,9 @@ def test_rotary_models_say_what_was_left_out():
     assert "left out: positions are rotary" in found.provenance["composition"]["queries_and_keys"]
     there = il.circuit(model, readers="1.0", sequences=2, distance=24)
     assert there.pairs["composition"].notna().all()
+    upper = found.heads["layer"] == 1
+    assert found.heads["qk_eigen"].isna().all()
+    assert there.heads.loc[upper, "qk_eigen"].notna().all()
     assert there.provenance["composition"]["queries_and_keys"] == "at distance 24 (rotary)"
 
 
@@ -297,6 +303,22 @@ def test_induction_heads_match_whatever_the_tokens_are_and_one_layer_knows_no_or
     assert (two["confidence"] > 5 * one["confidence"].max()).all()
 
 
+def test_the_head_that_is_followed_is_the_best_on_uniform_tokens(random_toy):
+    changed = 0
+    for seed in range(4):
+        settings = {"period": 6, "sequences": 2, "seed": seed}
+        table = il.repeats(random_toy, distributions=("uniform", "zipf"), **settings)
+        assert len(set(table["head"])) == 1
+        bests = []
+        for kind in ("uniform", "zipf"):
+            probe = repeated_probe(random_toy, kind, (6, 4, 2), 0, seed)
+            found = measure_attention(random_toy, probe, {"prefix_matching": after_copy})[0]["prefix_matching"].value()
+            bests.append(Head(*map(int, np.unravel_index(found.argmax(), found.shape))).label)
+        assert table["head"].iloc[0] == bests[0]
+        changed += bests[0] != bests[1]
+    assert changed  # or this test could not tell
+
+
 def test_repeats_of_the_planted_model_are_known():
     table = il.repeats("planted", distributions=("uniform",), sequences=3).iloc[0]
     assert table["head"] == "L1H2"
@@ -308,10 +330,10 @@ def test_repeats_of_the_planted_model_are_known():
 
 
 def test_kinds_of_tokens_are_what_they_are_called():
-    from inductionlens.studies.repeats import _mixed, _probe
+    from inductionlens.studies.repeats import _mixed
 
     model = il.load_model(DATA / "attn-only-1l")
-    probes = {kind: _probe(model, kind, (25, 4, 200), 0, 3) for kind in DISTRIBUTIONS}
+    probes = {kind: repeated_probe(model, kind, (25, 4, 200), 0, 3) for kind in DISTRIBUTIONS}
     for probe in probes.values():
         blocks = probe.tokens[:, 1:].view(200, 4, 25)
         assert (blocks == blocks[:, :1]).all()
