@@ -315,6 +315,12 @@ def test_the_head_that_is_followed_is_the_best_on_uniform_tokens(random_toy):
             found = measure_attention(random_toy, probe, {"prefix_matching": after_copy})[0]["prefix_matching"].value()
             bests.append(Head(*map(int, np.unravel_index(found.argmax(), found.shape))).label)
         assert table["head"].iloc[0] == bests[0]
+        with torch.no_grad():  # of zipf tokens, the last probe above
+            losses = random_toy(probe.tokens, return_type="loss", loss_per_token=True)
+        # Predicted tokens of blocks 2 to 4 without each block's first: 25 tokens, loss i is that of token i + 1.
+        later = [at for at in range(7, 25) if (at - 1) % 6]
+        sure = losses[:, [at - 1 for at in later]].neg().exp().mean()
+        assert table["confidence"].iloc[1] == pytest.approx(float(sure), rel=1e-4)
         changed += bests[0] != bests[1]
     assert changed  # or this test could not tell
 
