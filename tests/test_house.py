@@ -35,6 +35,7 @@ FLOORS = [
     ("corpus", 1, "scores"),
     ("file_text", 1, "scores"),
     ("training_data", 1, "scores"),
+    ("training_batches", 1, "scores"),
     ("detection", 1, "tables"),
     ("intervals", 1, "tables"),
     ("nulls", 1, "tables"),

@@ -113,6 +113,7 @@ def ablation_study(
     model = load_model(model)
     if scores is None:
         shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
+        shape["logit_period"] = min(30, (model.cfg.n_ctx - 1) // 2)
         scores = scan(model, seed=options.seed, text="random", **shape)
     if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
         raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")

@@ -111,7 +111,7 @@ def circuit(
     if distance is not None and not 0 <= distance <= model.cfg.n_ctx - 2:
         raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
     if scores is None:
-        scores = scan(model, seed=seed, bos=bos, period=period)
+        scores = scan(model, seed=seed, bos=bos, period=period, logit_period=min(30, (model.cfg.n_ctx - 1) // 2))
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:
