@@ -26,9 +26,12 @@ from inductionlens.models import Model
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.partial import Partial
+from inductionlens.phase_change import PhaseChange
 from inductionlens.probes import Probe, generator_from, repeated_tokens, token_pool
 from inductionlens.scores.attention import TARGETS
+from inductionlens.studies.changes import changes_of, in_words
 from inductionlens.studies.provenance import environment
+from inductionlens.studies.training import unseen_rows
 from inductionlens.studies.windows import Windows, make_windows, pick_pair
 
 if TYPE_CHECKING:
@@ -51,7 +54,8 @@ class FormationOptions:
     n_windows: int = 50
     """Windows for losses by position."""
     text: str = "auto"
-    """Where windows come from, as in `make_windows`."""
+    """Where windows come from: ``auto`` takes what a run of `train_toy` was trained on, later batches than it saw, and
+    for other series what `make_windows` does; all of that function's sources may be named."""
     length: int | None = None
     """Tokens in a window; 512 or the context by default."""
     late: int | None = None
@@ -106,6 +110,14 @@ class Formation:
             raise InputError(f"There is no curve {column!r}{'' if head is None else f' of {head}'}; there are {known}.")
         return table[["step", column]].rename(columns={column: "value"}).reset_index(drop=True)
 
+    def changes(self) -> dict[str, PhaseChange]:
+        """Where prefix matching, the in-context-learning score and the gain on copies break; see `find_change`."""
+        return changes_of(self.steps)
+
+    def in_words(self) -> list[str]:
+        """What happened, in sentences."""
+        return in_words(self.steps)
+
     def save(self, path: str | Path, format: str | None = None) -> None:
         """Write ``steps``, whole or not at all, and their record; ``heads`` and ``losses`` go beside them."""
         path = Path(path)
@@ -157,7 +169,7 @@ def formation(
         if isinstance(model, InputError):
             part = {"problem": str(model)}
         else:
-            stimuli = stimuli or _Stimuli(model, options)
+            stimuli = stimuli or _Stimuli(model, options, Path(source) if named else None)
             stimuli.check(model, one)
             part = stimuli.measure(model)
         parts.add(str(one.step), part)
@@ -211,7 +223,7 @@ def _ahead(series: Sequence[Checkpoint]) -> Iterator[tuple[Checkpoint, Model | I
 class _Stimuli:
     """What every checkpoint of a series runs on."""
 
-    def __init__(self, model: Model, options: FormationOptions) -> None:
+    def __init__(self, model: Model, options: FormationOptions, folder: Path | None) -> None:
         self.options, self.shape = options, _shape(model)
         bos = choose_bos(model, options.bos)
         ids = ordinary_ids(model)
@@ -227,7 +239,8 @@ class _Stimuli:
         common = {"period": period, "bos": bos, "seed": options.seed}
         self.repeated: Probe = repeated_tokens(pool, repeats=4, sequences=options.sequences, **common)
         self.logit: Probe = repeated_tokens(pool, repeats=2, sequences=2 * options.sequences, purpose="logit", **common)
-        self.windows: Windows = make_windows(
+        own = unseen_rows(folder, options.n_windows) if folder and options.text == "auto" else None
+        self.windows: Windows = own or make_windows(
             model, options.text, windows=options.n_windows, length=options.length, bos=options.bos, seed=options.seed
         )
         length = self.windows.tokens.shape[1]

@@ -15,6 +15,7 @@ from inductionlens.errors import InputError
 from inductionlens.files import encode_table, write_atomically
 from inductionlens.models.toy import ToyConfig, new_toy, save_toy
 from inductionlens.models.training import Trainer
+from inductionlens.studies.windows import Windows
 from inductionlens.training_batches import KINDS, training_batches
 
 if TYPE_CHECKING:
@@ -145,6 +146,18 @@ def train_toy(
         if on_progress is not None:
             on_progress(step, options.steps)
     return folder
+
+
+def unseen_rows(folder: Path, count: int) -> Windows | None:
+    """Rows of the data that a run in ``folder`` is trained on, from steps after its last; None where there is no run."""
+    try:
+        options = TrainOptions(**json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    batches = training_batches(
+        options.data, batch_size=count, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
+    )
+    return Windows(batches(options.steps + 1), f"rows of {options.data} after the last step", 0)
 
 
 def _settle(options: TrainOptions | None, settings: dict[str, Any]) -> TrainOptions:

@@ -1,0 +1,62 @@
+"""Where the curves of a training run break, in words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inductionlens.phase_change import SNAPSHOTS, PhaseChange, co_occurrence, find_change
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Column of a table of steps -> what it is called in words, and its unit.
+CURVES = {
+    "prefix_matching": ("prefix matching of the best head", ""),
+    "icl_score": ("in-context-learning score", " nats"),
+    "copying_gain": ("gain on later copies", " nats"),
+}
+
+
+def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES)) -> dict[str, PhaseChange]:
+    """Where each curve of a table of steps breaks, on one axis; snapshots without numbers are left out.
+
+    Curves of fewer than 6 snapshots, or that never move, are left out: there is nothing to look for.
+    """
+    found: dict[str, PhaseChange] = {}
+    axis = None
+    for name in curves:
+        part = steps[["step", name]].dropna()
+        values = part[name].to_numpy(dtype=float)
+        if len(part) < SNAPSHOTS or np.ptp(values) <= 1e-12 * np.abs(values).max():
+            continue
+        found[name] = find_change(part["step"].to_numpy(dtype=float), values, axis=axis)
+        axis = found[name].axis
+    return found
+
+
+def in_words(steps: "pandas.DataFrame") -> list[str]:
+    """One sentence per curve, and one on whether copying heads and in-context learning come together."""
+    changes = changes_of(steps)
+    read = steps.dropna(subset=["loss"])
+    said = [f"{len(read)} of {len(steps)} checkpoints measured."] if len(read) < len(steps) else []
+    for name, (called, unit) in CURVES.items():
+        first, last = read[name].iloc[0], read[name].iloc[-1]
+        whole = f"{called}: {first:.2f} at first, {last:.2f}{unit} at the end"
+        if name not in changes:
+            said.append(f"{whole}; too few snapshots, or too even, to look for a change.")
+        elif changes[name].found:
+            change = changes[name]
+            said.append(
+                f"{whole}; changes from step {change.start:.0f} to {change.end:.0f} ({change.size:+.2f}, "
+                f"{change.sharpness:.1f} times as fast as an even spread)."
+            )
+        else:
+            said.append(f"{whole}; no abrupt change (p = {changes[name].p_value:.2g}).")
+    pair = [changes.get(name) for name in ("prefix_matching", "icl_score")]
+    if all(one is not None and one.found for one in pair):
+        together = co_occurrence(*pair)
+        said.append(
+            f"In-context learning changes {abs(together.steps):.0f} steps "
+            f"{'after' if together.steps >= 0 else 'before'} prefix matching (middle to middle); their windows overlap by {together.overlap:.0%}."
+        )
+    return said
