@@ -55,8 +55,9 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
     pair = [changes.get(name) for name in ("prefix_matching", "icl_score")]
     if all(one is not None and one.found for one in pair):
         together = co_occurrence(*pair)
+        side = "after" if together.steps >= 0 else "before"
         said.append(
-            f"In-context learning changes {abs(together.steps):.0f} steps "
-            f"{'after' if together.steps >= 0 else 'before'} prefix matching (middle to middle); their windows overlap by {together.overlap:.0%}."
+            f"In-context learning changes {abs(together.steps):.0f} steps {side} prefix matching (middle to middle); "
+            f"their windows overlap by {together.overlap:.0%}."
         )
     return said

@@ -29,6 +29,7 @@ from inductionlens.partial import Partial
 from inductionlens.phase_change import PhaseChange
 from inductionlens.probes import Probe, generator_from, repeated_tokens, token_pool
 from inductionlens.scores.attention import TARGETS
+from inductionlens.scores.trajectories import before_and_after, before_and_after_score
 from inductionlens.studies.changes import changes_of, in_words
 from inductionlens.studies.provenance import environment
 from inductionlens.studies.training import unseen_rows
@@ -93,6 +94,8 @@ class Formation:
     """Mean loss by ``step`` and ``index`` (context position)."""
     token_losses: Float[np.ndarray, "snapshot token"] = field(repr=False)
     """The loss of one fixed, randomly chosen token of each window, per snapshot: what per-token-loss PCA reads."""
+    ablated_losses: Float[np.ndarray, "snapshot head token"] = field(repr=False)
+    """The same tokens' losses with each head zeroed, heads layer by layer; empty without ablation."""
     provenance: dict[str, Any] = field(repr=False)
     """How it was measured."""
 
@@ -109,6 +112,32 @@ class Formation:
             known = ", ".join(name for name in table.columns if name not in ("step", "tokens", "name"))
             raise InputError(f"There is no curve {column!r}{'' if head is None else f' of {head}'}; there are {known}.")
         return table[["step", column]].rename(columns={column: "value"}).reset_index(drop=True)
+
+    def before_and_after(self) -> "pandas.DataFrame":
+        """What zeroing each head does to the direction in which losses moved during the change of prefix matching: one
+        row per snapshot and head, ``before_and_after`` in nats, *negative for heads that undo it when removed*.
+
+        Olsson et al. 2022: b, the unit vector of per-token losses at the end of the change minus at its start, times
+        ablated minus clean losses. Empty where nothing changes or nothing was ablated.
+        """
+        import pandas as pd
+
+        change = self.changes().get("prefix_matching")
+        read = self.steps.loc[self.steps["problem"] == "", "step"].tolist()
+        if change is None or not change.found or not self.ablated_losses.size:
+            return pd.DataFrame({"step": [], "name": [], "before_and_after": []})
+        start, end = (torch.from_numpy(self.token_losses[read.index(int(at))]) for at in (change.start, change.end))
+        direction = before_and_after(start, end)
+        names = self.heads["name"].drop_duplicates().tolist()
+        rows = []
+        for place, step in enumerate(read):
+            clean, ablated = (torch.from_numpy(losses[place]) for losses in (self.token_losses, self.ablated_losses))
+            scores = before_and_after_score(direction, clean, ablated).tolist()
+            rows += [
+                {"step": step, "name": name, "before_and_after": score}
+                for name, score in zip(names, scores, strict=True)
+            ]
+        return pd.DataFrame(rows)
 
     def changes(self) -> dict[str, PhaseChange]:
         """Where prefix matching, the in-context-learning score and the gain on copies break; see `find_change`."""
@@ -266,7 +295,9 @@ class _Stimuli:
         k_term = measure_k_term(model, heads["previous_token"])
         heads |= {"qk_eigen": k_term.eigen, "qk_eigen_trace": k_term.trace}
         losses = losses_by_position(model, self.windows.tokens, options.batch_size)
-        heads["effect_icl"] = self._effects(model) if options.ablate else np.full(heads["ov_eigen"].shape, np.nan)
+        heads["effect_icl"], ablated = np.full(heads["ov_eigen"].shape, np.nan), []
+        if options.ablate and heads["ov_eigen"].size > 1:
+            heads["effect_icl"], ablated = self._effects(model)
         found = {name: float(values.mean()) for name, values in copies.items()}
         found["copying_gain"] = found["loss_first_copy"] - found["loss_later_copies"]
         found |= {
@@ -277,6 +308,7 @@ class _Stimuli:
             "model": found,
             "heads": {name: values.tolist() for name, values in heads.items()},
             "losses": losses.mean(0).tolist(),
+            "ablated": ablated,
             "followed": losses[np.arange(len(losses)), self.followed].tolist(),
             "notes": {
                 "probe": self.repeated.describe(), "windows": self.windows.name, "icl": [self.late, self.early],
@@ -284,18 +316,25 @@ class _Stimuli:
             },
         }  # fmt: skip
 
-    def _effects(self, model: Model) -> Float[np.ndarray, "layer head"]:
-        """What zeroing each head takes away of the in-context-learning score; positive is lost."""
+    def _effects(self, model: Model) -> tuple[Float[np.ndarray, "layer head"], list[list[float]]]:
+        """What zeroing each head takes away of the in-context-learning score (positive is lost), and the followed
+        tokens' losses without it, heads layer by layer."""
         layers, heads = model.cfg.n_layers, model.cfg.n_heads
         every = [[Head(layer, head)] for layer in range(layers) for head in range(heads)]
-        stimulus = Stimulus(
-            "windows", self.windows.tokens, torch.tensor([self.early, self.late]),
-            {"icl": lambda losses, tokens: losses[:, 1] - losses[:, 0]},
-        )  # fmt: skip
-        if len(every) < 2:
-            return np.full((layers, heads), np.nan)
+        scored = sorted({self.early, self.late, *self.followed.tolist()})
+        column = {at: place for place, at in enumerate(scored)}
+        rows = {row.tobytes(): column[at] for row, at in zip(self.windows.tokens.numpy(), self.followed, strict=True)}
+
+        def followed(losses: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            places = torch.tensor([rows[row.tobytes()] for row in tokens.cpu().numpy()], device=losses.device)
+            return losses.gather(1, places[:, None])[:, 0]
+
+        ends = (column[self.early], column[self.late])
+        values = {"icl": lambda losses, tokens: losses[:, ends[1]] - losses[:, ends[0]], "followed": followed}
+        stimulus = Stimulus("windows", self.windows.tokens, torch.tensor(scored), values)
         effects = measure_effects(model, stimulus, every, batch_size=self.options.batch_size)
-        return (effects.ablated["icl"] - effects.clean["icl"]).mean(1).reshape(layers, heads)
+        change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1).reshape(layers, heads)
+        return change, effects.ablated["followed"].tolist()
 
 
 def _shape(model: Model) -> tuple[int, ...]:
@@ -304,10 +343,10 @@ def _shape(model: Model) -> tuple[int, ...]:
 
 def _tables(
     series: Sequence[Checkpoint], parts: dict[str, Any]
-) -> tuple["pandas.DataFrame", "pandas.DataFrame", "pandas.DataFrame", np.ndarray]:
+) -> tuple["pandas.DataFrame", "pandas.DataFrame", "pandas.DataFrame", np.ndarray, np.ndarray]:
     import pandas as pd
 
-    steps, heads, losses, followed = [], [], [], []
+    steps, heads, losses, followed, ablated = [], [], [], [], []
     for one in series:
         part = parts[str(one.step)]
         row: dict[str, Any] = {"step": one.step, "tokens": one.tokens, "problem": part.get("problem", "")}
@@ -324,8 +363,10 @@ def _tables(
             heads.append({"step": one.step, "name": Head(layer, head).label, "layer": layer, "head": head, **own})
         losses += [{"step": one.step, "index": index, "loss": loss} for index, loss in enumerate(part["losses"])]
         followed.append(part["followed"])
+        ablated.append(part["ablated"])
     table = pd.DataFrame(steps)
     table["tokens"] = table["tokens"].astype("Int64")
     order = ["step", "tokens", *MODEL_SCORES, "prefix_matching", "prefix_matching_head", "previous_token"]
     order += ["previous_token_head", "problem"]
-    return table.reindex(columns=order), pd.DataFrame(heads), pd.DataFrame(losses), np.array(followed, dtype=float)
+    arrays = (np.array(part, dtype=float) for part in (followed, ablated))
+    return table.reindex(columns=order), pd.DataFrame(heads), pd.DataFrame(losses), *arrays

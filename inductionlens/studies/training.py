@@ -149,7 +149,7 @@ def train_toy(
 
 
 def unseen_rows(folder: Path, count: int) -> Windows | None:
-    """Rows of the data that a run in ``folder`` is trained on, from steps after its last; None where there is no run."""
+    """Rows of the data that a run in ``folder`` is trained on, from the step after its last; None without a run."""
     try:
         options = TrainOptions(**json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"])
     except (OSError, ValueError, KeyError, TypeError):

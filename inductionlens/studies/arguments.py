@@ -1,0 +1,114 @@
+"""Claims against runs: predicted, measured, verdict."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+
+#: A run has formed an induction head if its best head ends here or above; as in a scan.
+FORMED = 0.4
+HOLDS, FAILS, OPEN = "as predicted", "not as predicted", "not measured"
+
+
+def arguments_table(runs: "pandas.DataFrame") -> "pandas.DataFrame":
+    """One row per claim of Olsson et al. 2022 about small models, its verdict computed from a table of runs.
+
+    A run *changes* if its prefix matching breaks (`find_change`) and ends at 0.4 or above. ``low`` and ``high`` are
+    95% intervals over seeds (Student's t), where the claim is about a size. ``not measured``: the runs do not bear on
+    the claim, say because no model of that kind changed.
+    """
+    import pandas as pd
+
+    runs = runs.assign(changes=runs["prefix_start"].notna() & (runs["prefix_matching"] >= FORMED))
+    kinds = {name: part.set_index("seed") for name, part in runs.groupby("model", sort=False)}
+    rows: list[dict[str, Any]] = []
+    for name, part in kinds.items():
+        layers, smeared = int(name.split("-")[0]), name.endswith("-smeared")
+        expected = layers > 1 or smeared
+        claim = f"{name} models {'form' if expected else 'do not form'} induction heads in an abrupt change"
+        rows.append(_count("2" if smeared else "1", claim, part["changes"], expected))
+    for name, part in kinds.items():
+        if part["changes"].any():
+            rows.append(_together(name, part[part["changes"]]))
+    for name, part in kinds.items():
+        plain = name.removesuffix("-smeared")
+        if name != plain and plain in kinds and int(name.split("-")[0]) > 1:
+            rows.append(_earlier(name, part, kinds[plain]))
+    for name, part in kinds.items():
+        if part["lost"].notna().any():
+            rows.append(_undone(name, part[part["lost"].notna()]))
+    for name, part in kinds.items():
+        if part["qk_eigen"].notna().any() and not name.endswith("-smeared"):
+            rows.append(_matches(name, part["qk_eigen"].dropna()))
+    return pd.DataFrame(rows)
+
+
+def _row(argument: str, claim: str, predicted: str, measured: str, ends: tuple[float, float], verdict: str) -> dict:
+    return {"argument": argument, "claim": claim, "predicted": predicted, "measured": measured, "low": ends[0],
+            "high": ends[1], "verdict": verdict}  # fmt: skip
+
+
+def _count(argument: str, claim: str, changes: "pandas.Series", expected: bool) -> dict[str, Any]:
+    found, seeds = int(changes.sum()), len(changes)
+    wanted = seeds if expected else 0
+    predicted, measured = f"{wanted} of {seeds} seeds change", f"{found} of {seeds}"
+    return _row(argument, claim, predicted, measured, (math.nan, math.nan), HOLDS if found == wanted else FAILS)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    from scipy import stats
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def _together(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
+    """In-context learning improves in the same window: the score falls, and both windows share steps, in all seeds."""
+    claim = f"in-context learning of {name} models improves in the same window"
+    shared = [
+        max(0.0, min(row["prefix_end"], row["icl_end"]) - max(row["prefix_start"], row["icl_start"]))
+        if row["icl_size"] < 0 else 0.0
+        for row in part.to_dict("records")
+    ]  # fmt: skip
+    count = sum(steps > 0 for steps in shared)
+    verdict = HOLDS if count == len(part) else FAILS
+    measured = f"{count} of {len(part)} seeds; {np.mean(shared):.0f} steps shared on average"
+    return _row("1", claim, "windows overlap in every seed", measured, (math.nan, math.nan), verdict)
+
+
+def _earlier(name: str, smeared: "pandas.DataFrame", plain: "pandas.DataFrame") -> dict[str, Any]:
+    claim = f"{name} models change earlier than {name.removesuffix('-smeared')} models"
+    both = smeared[smeared["changes"]].join(plain[plain["changes"]], rsuffix="_plain", how="inner")
+    if both.empty:
+        return _row("2", claim, "fewer steps", "no pair of runs that change", (math.nan, math.nan), OPEN)
+    steps = (both["prefix_middle"] - both["prefix_middle_plain"]).to_numpy(dtype=float)
+    ends = _interval(steps)
+    verdict = HOLDS if ends[1] < 0 else FAILS
+    return _row("2", claim, "difference below 0 steps", f"{steps.mean():+.0f} steps", ends, verdict)
+
+
+def _undone(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
+    """Most of the score is lost without the induction heads, and more than without any random set, in every seed."""
+    claim = f"removing the induction heads of {name} models undoes in-context learning"
+    share = (part["lost"] / -part["icl_score"]).to_numpy(dtype=float)
+    ends = _interval(share)
+    random = part["lost_random_most"].fillna(-math.inf)
+    more = bool((part["lost"] > random).all())
+    low = ends[0] if ends[0] == ends[0] else share.min()
+    verdict = HOLDS if low > 0.5 and more else FAILS
+    measured = f"{share.mean():.0%} of the score lost; {'more' if more else 'not always more'} than with any random set"
+    return _row("3", claim, "more than 50% lost, more than with random heads", measured, ends, verdict)
+
+
+def _matches(name: str, values: "pandas.Series") -> dict[str, Any]:
+    claim = f"induction heads of {name} models match the token before the key (QK circuit through earlier heads)"
+    found = values.to_numpy(dtype=float)
+    ends = _interval(found)
+    low = ends[0] if ends[0] == ends[0] else found.min()
+    verdict = HOLDS if low > 0 else FAILS
+    return _row("5", claim, "eigenvalue score above 0", f"{found.mean():+.2f}", ends, verdict)

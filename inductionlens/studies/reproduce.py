@@ -1,0 +1,209 @@
+"""Do Olsson et al.'s arguments hold on toys trained here?"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from inductionlens.effects import Stimulus, measure_effects
+from inductionlens.errors import InputError
+from inductionlens.files import encode_table, write_atomically
+from inductionlens.heads import Head
+from inductionlens.models.checkpoints import local_checkpoints
+from inductionlens.probes import generator_from
+from inductionlens.studies.arguments import arguments_table
+from inductionlens.studies.formation import Formation, FormationOptions, formation
+from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Attention from which a head counts as an induction head here, as in a scan.
+THRESHOLD = 0.4
+DRAWS = 20
+
+
+class Plan(NamedTuple):
+    """One model to train and watch."""
+
+    model: str
+    """Its name in tables: layers, and what is special about it."""
+    seed: int
+    """Its training seed."""
+    options: TrainOptions
+    """How it is trained."""
+
+    @property
+    def name(self) -> str:
+        """Its folder and its tables' names."""
+        return f"{self.model}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Which models, and how long."""
+
+    layers: tuple[int, ...]
+    """Numbers of layers."""
+    mlp: tuple[bool, ...]
+    """Without, or without and with, MLPs."""
+    training: dict[str, Any]
+    """Settings of `TrainOptions` that all of them share."""
+    windows: int
+    """Rows for losses by position."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds."""
+
+    def plans(self) -> Iterator[Plan]:
+        """Every model of the preset."""
+        for layers in self.layers:
+            for mlp in self.mlp:
+                for smeared in (False, True):
+                    kind = f"{layers}-layer{'-mlp' if mlp else ''}{'-smeared' if smeared else ''}"
+                    for seed in self.seeds:
+                        shape = {"layers": layers, "mlp": mlp, "smeared_keys": smeared, "seed": seed}
+                        yield Plan(kind, seed, TrainOptions(**shape, **self.training))
+
+
+PRESETS = {
+    "quick": Preset((1, 2), (False,), {"steps": 500, "snapshots": 26}, 200),
+    "full": Preset(
+        (1, 2, 3), (False, True),
+        {"d_model": 128, "heads": 8, "d_vocab": 256, "n_ctx": 128, "steps": 3000, "snapshots": 61}, 400,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """What was predicted, and what came out."""
+
+    arguments: "pandas.DataFrame"
+    """One row per claim: ``argument``, ``claim``, ``predicted``, ``measured``, ``low``, ``high``, ``verdict``."""
+    runs: "pandas.DataFrame"
+    """One row per model and seed: when prefix matching and in-context learning change, and what they end at."""
+    folder: Path
+    """Where every table and figure lies."""
+
+
+def reproduce(
+    folder: str | Path,
+    preset: str | Preset = "quick",
+    *,
+    workers: int = 2,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Reproduction:
+    """Train the preset's models, watch them, and say which of the paper's claims hold on them.
+
+    ``folder`` gets ``runs/`` (snapshots), ``tables/`` (steps, heads and losses of every run), ``arguments.csv``,
+    ``runs.csv`` and ``figure.png``. Verdicts are computed from the tables, never written. Called again after an
+    interruption, it goes on with what is missing and ends in the same tables. ``workers`` processes share the work,
+    one thread each. Olsson et al. 2022, Arguments 1, 2, 3 and 5.
+
+    Raises:
+        InputError: an unknown preset, or a folder that holds other runs.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise InputError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
+        preset = PRESETS[preset]
+    if workers < 1:
+        raise InputError(f"workers must be at least 1; got {workers}.")
+    folder, plans = Path(folder), list(preset.plans())
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    for done, _ in enumerate(_work(folder, preset, plans, workers), start=1):
+        if on_progress is not None:
+            on_progress(done, len(plans))
+    import pandas as pd
+
+    runs = pd.DataFrame([{"model": plan.model, "seed": plan.seed, **_summary(folder, plan)} for plan in plans])
+    arguments = arguments_table(runs)
+    write_atomically(folder / "runs.csv", encode_table(runs, "csv"))
+    write_atomically(folder / "arguments.csv", encode_table(arguments, "csv"))
+    return Reproduction(arguments, runs, folder)
+
+
+def _work(folder: Path, preset: Preset, plans: list[Plan], workers: int) -> Iterator[None]:
+    if workers == 1:
+        yield from (_one(folder, plan, preset.windows) for plan in plans)
+        return
+    from joblib import Parallel, delayed
+
+    jobs = (delayed(_one)(folder, plan, preset.windows) for plan in plans)
+    yield from Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+
+
+def _one(folder: Path, plan: Plan, windows: int) -> None:
+    """Train and watch one model, unless its tables are there."""
+    summary = folder / "tables" / f"{plan.name}.json"
+    if summary.is_file():
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        place = train_toy(folder / "runs" / plan.name, plan.options)
+        table = folder / "tables" / f"{plan.name}.csv"
+        options = FormationOptions(n_windows=windows)
+        found = formation(place, options=options, partial=table.with_name(table.name + ".partial"))
+        found.save(table)
+        text = json.dumps(_measured(found, place, windows), indent=1) + "\n"
+        write_atomically(summary, text.encode())
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
+    """What the arguments need of one run, in plain values."""
+    changes = found.changes()
+    last = found.steps.iloc[-1]
+    result: dict[str, Any] = {
+        "prefix_matching": float(last["prefix_matching"]), "icl_score": float(last["icl_score"]),
+        "copying_gain": float(last["copying_gain"]),
+    }  # fmt: skip
+    for curve, name in (("prefix_matching", "prefix"), ("icl_score", "icl")):
+        change = changes.get(curve)
+        there = change is not None and change.found
+        for end in ("start", "end", "middle", "size"):
+            result[f"{name}_{end}"] = float(getattr(change, end)) if there else None
+    heads = found.heads[found.heads["step"] == last["step"]]
+    strong = (heads["prefix_matching"] >= THRESHOLD) & (heads["induction_logit"] > 0)
+    induction = [Head.parse(name) for name in heads.loc[strong, "name"]]
+    result["induction_heads"] = [str(head) for head in induction]
+    result["qk_eigen"] = float(heads.loc[strong, "qk_eigen"].mean()) if strong.any() else None
+    result |= _removed(place, induction, windows, found)
+    result["token_losses"] = found.token_losses.tolist()
+    return result
+
+
+def _removed(place: Path, induction: list[Head], windows: int, found: Formation) -> dict[str, Any]:
+    """In-context learning lost at the end without the induction heads, and without as many others, at random."""
+    checkpoint = local_checkpoints(place)[-1]
+    model, rows = checkpoint.load(), unseen_rows(place, windows)
+    every = [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    others = [head for head in every if head not in induction]
+    if not induction or len(induction) == len(every):
+        return {"lost": None, "lost_random": []}
+    late, early = found.provenance["measured"]["icl"]
+    icl = {"icl": lambda losses, tokens: losses[:, 1] - losses[:, 0]}
+    stimulus = Stimulus("windows", rows.tokens, torch.tensor([early, late]), icl)
+    generator = generator_from(0, "random heads")
+    size = min(len(induction), len(others))
+    draws = {tuple(sorted(torch.randperm(len(others), generator=generator)[:size].tolist())) for _ in range(DRAWS)}
+    groups = [induction, *([others[index] for index in draw] for draw in sorted(draws))]
+    effects = measure_effects(model, stimulus, groups)
+    change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1)
+    return {"lost": float(change[0]), "lost_random": change[1:].tolist()}
+
+
+def _summary(folder: Path, plan: Plan) -> dict[str, Any]:
+    found = json.loads((folder / "tables" / f"{plan.name}.json").read_text())
+    found.pop("token_losses")
+    random = found.pop("lost_random")
+    found["induction_heads"] = " ".join(found["induction_heads"])
+    numbers = {name: np.nan if value is None else value for name, value in found.items()}
+    worst = max(random) if random else np.nan
+    return {**numbers, "lost_random": float(np.mean(random)) if random else np.nan, "lost_random_most": worst}
