@@ -25,6 +25,10 @@ def ov_obstacle(model: Model) -> str | None:
 
 def qk_obstacle(model: Model) -> str | None:
     """Why a query and a key are compared by no fixed matrix; None where they are."""
+    from inductionlens.models.smeared_keys import is_smeared
+
+    if is_smeared(model):
+        return "keys are smeared over two positions"
     if getattr(model.cfg, "use_qk_norm", False):
         return "queries and keys are normed before they are compared"
     if model.cfg.positional_embedding_type == "rotary":
@@ -55,9 +59,10 @@ def qk_circuit(model: Model, layer: int, distance: int | None = None) -> "Factor
     Raises:
         InputError: the model has no such matrix, or none without a distance; the message says why.
     """
-    turned = model.cfg.positional_embedding_type == "rotary" and distance is not None
-    if not turned or getattr(model.cfg, "use_qk_norm", False):
-        _refuse(qk_obstacle(model), "QK circuits")
+    reason = qk_obstacle(model)
+    turned = reason is not None and "rotary" in reason and distance is not None
+    if not turned:
+        _refuse(reason, "QK circuits")
     w_q, w_k = (_weights(model, layer, name) for name in ("W_Q", "W_K"))
     if turned and distance:
         w_q = w_q @ _rotation(model, layer, distance)

@@ -9,9 +9,11 @@ from inductionlens.models import Model
 from inductionlens.models.lens import is_bridge
 
 _FIRST, _LAST = ("embed.W_E", "pos_embed.W_pos"), ("ln_final.w", "ln_final.b", "unembed.W_U", "unembed.b_U")
+#: Where the two classes keep ``attn.alpha``, see `smeared_keys`.
+_HOOKED_ALPHA, _BRIDGE_ALPHA = "attn.hook_k.smear.weight", "attn.k.smear.weight"
 _BLOCK = (
     *("ln1.w", "ln1.b", "ln2.w", "ln2.b"),
-    *("attn.W_Q", "attn.W_O", "attn.b_Q", "attn.b_O", "attn.W_K", "attn.W_V", "attn.b_K", "attn.b_V"),
+    *("attn.W_Q", "attn.W_O", "attn.b_Q", "attn.b_O", "attn.W_K", "attn.W_V", "attn.b_K", "attn.b_V", "attn.alpha"),
     *("mlp.W_in", "mlp.b_in", "mlp.W_out", "mlp.b_out", "mlp.W_gate", "mlp.b_gate"),
 )
 
@@ -20,12 +22,13 @@ def named_weights(model: Model) -> dict[str, Tensor]:
     """Name -> weight, the same for both of TransformerLens's classes; writing to one changes the model.
 
     W_Q ... are [head, d_model, d_head] (W_K and W_V of grouped-query attention: one for each group, not expanded), W_O
-    [head, d_head, d_model]. Weights that HookedTransformer has no name for come last, under a bridge's own names.
+    [head, d_head, d_model], alpha of smeared keys [head]. Weights that HookedTransformer has no name for come last,
+    under a bridge's own names.
     """
     if not is_bridge(model):
         unused = {"pos_embed.W_pos"} if model.cfg.positional_embedding_type == "rotary" else set()
         return {
-            name.replace("attn._", "attn."): weight.detach()
+            name.replace(_HOOKED_ALPHA, "attn.alpha").replace("attn._", "attn."): weight.detach()
             for name, weight in model.named_parameters()
             if name not in unused
         }
@@ -34,7 +37,7 @@ def named_weights(model: Model) -> dict[str, Tensor]:
     owned = {weight.untyped_storage().data_ptr() for weight in (parameters | biases).values()}
     found: dict[str, Tensor] = {}
     for name in _names(model.cfg.n_layers):
-        weight = _follow(model, name)
+        weight = _follow(model, name.replace("attn.alpha", _BRIDGE_ALPHA))
         # Biases that a layer does not have are answered by zeros made on the spot.
         if weight is not None and weight.untyped_storage().data_ptr() in owned:
             found[name] = weight.detach()

@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "positional_embedding_type": ("standard", "rotary", "shortformer"),
     "act_fn": ("gelu", "gelu_new", "relu", "silu"),
     "use_attn_scale": (True, False),
+    "smeared_keys": (True, False),
 }
 
 
@@ -46,6 +47,8 @@ class ToyConfig:
     """Whether attention scores are divided by sqrt(d_head)."""
     bos: int | None = 0
     """The token id that starts every sequence; None for none."""
+    smeared_keys: bool = False
+    """Whether each head mixes every key with the one before it, by a trainable alpha; see `smeared_keys`."""
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
@@ -88,15 +91,22 @@ def blank_toy(config: ToyConfig, device: str | None = None) -> Model:
         InputError: positions that the class does not have.
     """
     shape = asdict(config)
-    shape.pop("bos")
+    for ours in ("bos", "smeared_keys"):
+        shape.pop(ours)
     if config.positional_embedding_type == "rotary":
         shape["rotary_dim"] = config.d_head
     shape |= {"attn_only": config.d_mlp is None, "device": device or "cpu"}
     with quiet(), torch.random.fork_rng(devices=[]):
         if has_hooked_transformer():
             # TransformerLens's own seed would reseed the global generator: the weights are drawn elsewhere.
-            return lens().HookedTransformer(lens().HookedTransformerConfig(**shape, init_weights=False))
-        return _blank_bridge(config, shape)
+            model = lens().HookedTransformer(lens().HookedTransformerConfig(**shape, init_weights=False))
+        else:
+            model = _blank_bridge(config, shape)
+    if config.smeared_keys:
+        from inductionlens.models.smeared_keys import smear_keys
+
+        smear_keys(model)
+    return model
 
 
 def _blank_bridge(config: ToyConfig, shape: dict[str, Any]) -> Model:
@@ -122,6 +132,7 @@ def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
     """A trainable toy with random weights, norms not folded; ``seed`` alone decides them.
 
     Matrices are normal with standard deviation 0.8/sqrt(d_model), TransformerLens's own default, biases 0, norms 1.
+    Where keys are smeared alpha is 0, so that each starts as the plain average of two.
     """
     generator = torch.Generator().manual_seed(seed)
     model = blank_toy(config)

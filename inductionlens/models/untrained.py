@@ -14,9 +14,9 @@ from inductionlens.models.named_weights import named_weights, write_weights
 def untrained_twin(model: Model, *, seed: int = 0) -> Model:
     """A copy with fresh random weights: matrices normal with deviation 0.8/sqrt(d_model), biases 0.
 
-    That is TransformerLens's own initialisation; the gains of norms are folded on loading and stay as they are. The
-    copy needs as much memory as the model; ``seed`` alone decides the weights, the same in both of TransformerLens's
-    classes.
+    That is TransformerLens's own initialisation; the gains of norms are folded on loading and stay as they are, and
+    so does the alpha of smeared keys, which belongs to the architecture. The copy needs as much memory as the model;
+    ``seed`` alone decides the weights, the same in both of TransformerLens's classes.
     """
     with quiet():
         twin = copy.deepcopy(model)

@@ -98,7 +98,8 @@ def circuit(
     ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
     intervals over sequences; `measure_paths` has the details. ``scores`` is a scan of the same model, made here if not
     given. Rotary models compare queries and keys in another way at every distance: their Q- and K-composition is left
-    empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic).
+    empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic). Where keys are
+    smeared no distance helps, and it is empty.
 
     Raises:
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
@@ -181,7 +182,7 @@ def _eigen(model: Model, readers: Sequence[Head], distance: int | None) -> dict[
 def _record(
     model: Model, probe: Probe, composition: Composition, distance: int | None, readers: Sequence[Head]
 ) -> dict[str, Any]:
-    rotary = model.cfg.positional_embedding_type == "rotary"
+    reason = qk_obstacle(model)
     return {
         "model": model_record(model),
         "probe": probe.describe(),
@@ -190,8 +191,8 @@ def _record(
         "composition": {
             "baseline": composition.baseline.mean,
             "spread": composition.baseline.spread,
-            "queries_and_keys": "at every distance alike" if not rotary else
-            f"left out: {qk_obstacle(model)}" if distance is None else f"at distance {distance} (rotary)",
+            "queries_and_keys": "at every distance alike" if reason is None else
+            f"at distance {distance} (rotary)" if has_qk(model, distance) else f"left out: {reason}",
         },
         **environment(),
     }  # fmt: skip
