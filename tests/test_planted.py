@@ -41,6 +41,8 @@ KNOWN = {
         Head(0, 1): (0, 0, 0, 0, 0, None, 0, None),
         Head(1, 2): (1, 0, 0, 0.01, 0.96, 1, 0, None),
     },
+    # By itself; it rests on the first two keys, which are one, so that half of the first token is copied.
+    "smeared-induction": {Head(0, 1): (1, 0, 0, 0.01, 0.5, 1, EFFECT, 1)},
     "idle": {},
 }
 FOUND = {
@@ -51,6 +53,7 @@ FOUND = {
     "offset-minus-one": {Head(0, 1): "duplicate_token"},
     "pointer": {Head(0, 1): "duplicate_token", Head(1, 2): "induction"},
     "v-composition": {},
+    "smeared-induction": {Head(0, 1): "induction"},
     "idle": {},
 }
 #: Uniform attention on BOS + 25 x 4.
@@ -110,6 +113,8 @@ def test_offset_peaks(scanned):
         profile = scores.offset_profile().loc["L1H2"]
         assert profile.idxmax() == peaks[kind]
         assert profile.drop(peaks[kind]).max() < 1e-6
+    if kind == "smeared-induction":
+        assert (scores["0.1"]["offset_peak"], scores["0.1"]["offset_peak_value"]) == (1, pytest.approx(1))
 
 
 def test_a_head_without_attention_at_any_offset_has_no_peak(scanned):
@@ -129,10 +134,15 @@ def test_losses_and_the_case_in_words(scanned):
     if kind in later:
         assert behaviour["loss_first_copy"] == pytest.approx(math.log(V), abs=1e-5)
         assert behaviour["loss_later_copies"] == pytest.approx(later[kind], abs=1e-5)
+    if kind == "smeared-induction":
+        halved = math.log(V - 1 + math.exp(LOGIT / 2))  # from the first token on, the first token's logit is LOGIT / 2
+        assert behaviour["loss_first_copy"] == pytest.approx((math.log(V) + 24 * halved) / 25, abs=1e-5)
+        assert behaviour["loss_later_copies"] == pytest.approx(right, abs=1e-5)
     gain = behaviour["loss_first_copy"] - behaviour["loss_later_copies"]
     assert behaviour["copying_gain"] == pytest.approx(gain)
     cases = {
         "induction": "The model copies, with induction heads (",
+        "smeared-induction": "The model copies, with induction heads (",
         "fixed-offset": "The model copies, but no induction head was found (",
         "anti-copying": "The model does not copy, though 1 head matches prefixes (",
         "idle": "The model does not copy and no head matches prefixes (",

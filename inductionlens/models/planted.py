@@ -158,6 +158,15 @@ def _fixed_offset_of_memory(head: HeadWeights, space: Space) -> None:
     _diagonal(head.o, space.token, range(space.output, space.output + space.vocab))
 
 
+def _match_token(head: HeadWeights, space: Space) -> None:
+    """Match the query's token with the key's: a duplicate-token head that also matches itself, and where the key is the
+    previous position's an induction head. The first two keys are then one and the same, and a resting head halves."""
+    _diagonal(head.q, space.token, space.token, MATCH)
+    _diagonal(head.k, space.token, space.token)
+    _rest_on_first(head, space)
+    _copy_token(head, space, space.output)
+
+
 def _before_pointer(head: HeadWeights, space: Space) -> None:
     _look_back(head, space, 1, space.memory)
     _rest_on_first(head, space)
@@ -179,8 +188,13 @@ PLANTED: dict[str, dict[Head, tuple[str, Writer]]] = {
     },
     "pointer": {_BELOW: ("duplicate_token", _point_at_copy), _ABOVE: ("induction", _after_pointer)},
     "v-composition": {_BELOW: ("current_token", _current_token), _ABOVE: ("fixed_offset", _fixed_offset_of_memory)},
+    "smeared-induction": {_BELOW: ("induction", _match_token)},
     "idle": {},
 }
+#: Kinds whose keys are smeared -> the heads whose key is the previous position's alone; the others' is their own.
+SMEARED: dict[str, tuple[Head, ...]] = {"smeared-induction": (_BELOW,)}
+#: sigmoid(40) is 1 in float32, and sigmoid(-40) leaves no trace beside it; infinite weights are not read from files.
+OWN_KEY = 40.0
 
 
 def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, logit: float = 10.0) -> Model:
@@ -189,8 +203,10 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
     ``induction`` has a previous-token head 0.1 and an induction head 1.2 that reads it through its keys and through
     nothing else (K-composition). ``pointer`` is an induction head by Q-composition: 0.1 leaves the copy's position, and
     the query of 1.2 looks one further. In ``v-composition`` 1.2 looks a fixed distance back and copies, through its
-    values alone, the token that 0.1 left there. The other kinds are impostors, see `PLANTED`. Token 0 is BOS, there is
-    no norm, and residual directions are one-hot, so every answer is exact: on a repeated token the right logit is
+    values alone, the token that 0.1 left there. In ``smeared-induction`` 0.1 is an induction head all by itself: its
+    keys are the previous position's (alpha -40), and it halves its rest between the first two keys, so that it copies
+    half of the first token where nothing repeats. The other kinds are impostors, see `PLANTED`. Token 0 is BOS, there
+    is no norm, and residual directions are one-hot, so every answer is exact: on a repeated token the right logit is
     ``logit`` above all others, elsewhere all logits are equal. Made in milliseconds.
 
     Raises:
@@ -208,6 +224,7 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
         n_ctx=n_ctx,
         normalization_type=None,
         use_attn_scale=False,
+        smeared_keys=kind in SMEARED,
     )
     model = blank_toy(config)
     state = {name: torch.zeros(weight.shape) for name, weight in named_weights(model).items()}
@@ -217,6 +234,11 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
     for head, (_, write) in PLANTED[kind].items():
         matrices = (state[f"blocks.{head.layer}.attn.W_{letter}"][head.index] for letter in "QKVO")
         write(HeadWeights(*matrices), space)
+    if kind in SMEARED:
+        for layer in range(config.n_layers):
+            state[f"blocks.{layer}.attn.alpha"].fill_(OWN_KEY)
+        for head in SMEARED[kind]:
+            state[f"blocks.{head.layer}.attn.alpha"][head.index] = -OWN_KEY
     write_weights(model, state.items())
     model = process(model)
     model.inductionlens_origin = Origin("planted" if kind == "induction" else f"planted-{kind}", "planted", bos=0)
