@@ -34,11 +34,24 @@ def rotary():
     return model
 
 
+def smeared():
+    """A random toy whose heads smear their keys, each to another degree; norms to be folded."""
+    config = il.ToyConfig(n_layers=2, n_heads=3, d_model=24, d_head=8, d_vocab=64, n_ctx=128, smeared_keys=True)
+    model = il.new_toy(config, seed=4)
+    drawn = {}
+    generator = torch.Generator().manual_seed(5)
+    for name, weight in portable_weights(model).items():
+        drawn[name] = weight + torch.randn(weight.shape, generator=generator) * (2.0 if "alpha" in name else 0.3)
+    write_weights(model, drawn.items())
+    return model
+
+
 MODELS = {
     "planted": lambda: "planted",
     "attn-only-2l": lambda: DATA / "attn-only-2l",
     "tiny-gpt2": lambda: DATA / "tiny-gpt2",
     "rotary": rotary,
+    "smeared": smeared,
 }
 
 
