@@ -20,6 +20,7 @@ from inductionlens.models.lens import has_hooked_transformer
 from inductionlens.models.named_weights import named_weights, portable_weights, write_weights
 from inductionlens.models.replay import record, resume, run_until, run_with_gradient
 from inductionlens.models.smeared_keys import alphas, is_smeared, smeared
+from inductionlens.models.toy import blank_toy
 from inductionlens.models.training import train
 from inductionlens.models.untrained import untrained_twin
 from inductionlens.paths import measure_paths
@@ -170,6 +171,7 @@ def test_an_alpha_of_40_is_a_model_without_smeared_keys(tokens):
 def test_alpha_starts_at_the_plain_average_under_one_name_in_both_classes():
     model = il.new_toy(il.ToyConfig(**SHAPE | {"d_mlp": 8}))
     assert torch.equal(alphas(model), torch.zeros(2, 3))
+    assert torch.equal(alphas(blank_toy(model.inductionlens_config)), torch.zeros(2, 3))
     names = [name for name in named_weights(model) if name.startswith("blocks.1.")]
     assert names == [f"blocks.1.{name}" for name in (
         "ln1.w", "ln1.b", "ln2.w", "ln2.b", "attn.W_Q", "attn.W_O", "attn.b_Q", "attn.b_O", "attn.W_K", "attn.W_V",
@@ -184,9 +186,12 @@ def test_the_field_is_yes_or_no(tmp_path):
     il.save_toy(make(), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"smeared_keys": true', '"smeared_keys": "yes"'))
-    # While shapes and types are checked the type comes first.
     with refused("smeared_keys must be one of True, False; got 'yes'|does not describe a toy"):
         il.load_model(tmp_path)
+    config = il.ToyConfig(**SHAPE)
+    object.__setattr__(config, "smeared_keys", "yes")  # past the tests' own check of types, which comes first
+    with refused("smeared_keys must be one of True, False; got 'yes'"):
+        config.__post_init__()
 
 
 # Training.
