@@ -27,7 +27,7 @@ def training_batches(
     """A function from a step to its batch, [batch, length], BOS first: the same step gives the same batch, whatever
     ran before it, so that training can be taken up anywhere.
 
-    ``repeats``: random tokens, over which one segment of 4-16 tokens is pasted again and again at uneven distances
+    ``repeats``: random tokens, over which one segment of 8-24 tokens is pasted again and again at uneven distances
     (even ones can be learnt from positions alone). ``bigrams``: tokens follow a fixed random bigram table, but what
     follows each of 5 trigger tokens is drawn anew in every sequence (Bietti et al. 2023). ``stdlib``: the bytes of the
     running Python's standard library. ``renamed``: the same with every name replaced, consistently inside a row, so
@@ -56,12 +56,12 @@ def _generator(seed: int, step: int) -> np.random.Generator:
 
 def _repeats(batch_size: int, length: int, d_vocab: int, bos: int, seed: int) -> Batches:
     ids = torch.tensor([index for index in range(d_vocab) if index != bos])
-    longest = min(16, (length - 1) // 3)
+    longest = min(24, (length - 1) // 3)
 
     def at(step: int) -> Tensor:
         generator = _generator(seed, step)
         rows = random_rows(batch_size, length, ids, bos=bos, generator=generator)
-        shape = {"segment": (min(4, longest), longest), "gap": (0, 6), "stretch": min(length, 128)}
+        shape = {"segment": (min(8, longest), longest), "gap": (0, 6), "stretch": min(length, 128)}
         return paste_segments(rows, ids, generator=generator, **shape)
 
     return at

@@ -12,6 +12,7 @@ import pytest
 
 import inductionlens as il
 from inductionlens import cli
+from inductionlens.studies.options import ScanOptions
 
 
 def run(*words, check=None):
@@ -82,7 +83,7 @@ def test_every_option_arrives(words, scanned, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "scan", lambda model, options, on_progress: seen.append(asdict(options)) or scanned)
     assert run("scan", "planted", "-q", *words.split())[0] == 0
-    assert seen == [{**asdict(il.ScanOptions()), **OPTIONS[words]}]
+    assert seen == [{**asdict(ScanOptions()), **OPTIONS[words]}]
 
 
 def test_quiet_says_nothing(tmp_path):

@@ -16,6 +16,7 @@ from inductionlens.models.untrained import untrained_twin
 from inductionlens.nulls import DRAWS, false_discovery, p_values
 from inductionlens.probes import fresh_tokens, gap_that_fits, gapped_tokens
 from inductionlens.scores import attention
+from inductionlens.studies.options import ScanOptions
 from inductionlens.studies.stimuli import make_probes
 
 POOL = torch.arange(1, 400)
@@ -227,7 +228,7 @@ def test_an_untrained_twin_has_the_shape_and_nothing_else(random_toy):
 def test_the_untrained_column_is_the_largest_of_the_twins_heads(random_toy):
     scores = il.scan(random_toy, sequences=3, period=8, logit_period=8, seed=4)
     twin = untrained_twin(random_toy, seed=4)
-    options = il.ScanOptions(sequences=3, period=8, logit_period=8, seed=4)
+    options = ScanOptions(sequences=3, period=8, logit_period=8, seed=4)
     rows = make_probes(random_toy, options).repeated
     alone, _ = measure_attention(twin, rows, attention_targets(rows))
     largest = alone["prefix_matching"].value().max()

@@ -48,6 +48,7 @@ FLOORS = [
     ("heads", 0, "ground"),
     ("tables", 0, "ground"),
     ("effect_columns", 0, "ground"),
+    ("formation_columns", 0, "ground"),
     ("circuit_columns", 0, "ground"),
     ("files", 0, "ground"),
     ("partial", 0, "ground"),

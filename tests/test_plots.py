@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-import inductionlens as il
 from inductionlens import InputError, plots
+from inductionlens.plots import plot_mosaic
 
 
 def table_of(layers, heads, seed=0):
@@ -121,4 +121,4 @@ def test_unknown_scores_and_mixed_tables_are_refused(tmp_path):
     with pytest.raises(InputError, match="A mosaic shows one model"):
         plots.draw_mosaic(pd.concat([table, table]))
     with pytest.raises(InputError, match=r"must be one of .png, .svg, .pdf; got '.jpg'"):
-        il.plot_mosaic(table, tmp_path / "a.jpg")
+        plot_mosaic(table, tmp_path / "a.jpg")

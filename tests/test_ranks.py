@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import inductionlens as il
 from inductionlens import HeadScores, InputError
-from inductionlens.studies.rank_agreement import COLUMN_OF, EFFECTS, LABELS
+from inductionlens.studies.rank_agreement import COLUMN_OF, EFFECTS, LABELS, rank_agreement
 from inductionlens.studies.reference import reference_folder
 
 
@@ -41,7 +40,7 @@ def slow_ranks(values):
 
 
 def test_agreement_equals_its_definition_pair_by_pair(random_scores):
-    table = il.rank_agreement(random_scores)
+    table = rank_agreement(random_scores)
     effects = pd.read_csv(reference_folder() / EFFECTS).query("model == 'gpt2-small'")
     labels = pd.read_csv(reference_folder() / LABELS)
     assert len(table) == 2 + 6  # effects of two signs; two sources with three kinds each
@@ -68,7 +67,7 @@ def test_the_published_demo_ranks_the_published_heads_first():
     demo = pd.read_csv(reference_folder() / "gpt2_small_transformerlens_demo.csv").sort_values(["layer", "head"])
     columns = {"prefix_matching": "induction", "previous_token": "previous_token", "duplicate_token": "duplicate_token"}
     scores = scores_of({ours: demo[theirs].to_numpy() for ours, theirs in columns.items()})
-    table = il.rank_agreement(scores).set_index(["source", "published"])
+    table = rank_agreement(scores).set_index(["source", "published"])
     survey = table.loc["SAE survey (Kissane et al.)"]
     assert survey.loc["induction heads", "above"] == 1
     assert survey.loc["previous_token heads", "above"] == 1
@@ -83,28 +82,28 @@ def test_a_perfect_and_a_reversed_scan():
     values[effects["layer"], effects["head"]] = effects["induction_logit"]
     for sign, above, correlation in ((1, 1, 1), (-1, 0, -1)):
         scores = scores_of({"induction_logit": sign * values.ravel()}, "distilgpt2", (6, 12))
-        table = il.rank_agreement(scores)
+        table = rank_agreement(scores)
         assert table["above"].tolist() == [above, above]
         assert table["rank_correlation"][0] == pytest.approx(correlation)
 
 
 def test_the_name_may_be_given_or_read(random_scores):
     nameless = HeadScores(random_scores.table.drop(columns="model"))
-    assert il.rank_agreement(nameless, "openai-community/gpt2").equals(il.rank_agreement(random_scores))
+    assert rank_agreement(nameless, "openai-community/gpt2").equals(rank_agreement(random_scores))
     with pytest.raises(InputError, match=r"does not say which model it is of; name it \(model=NAME, --model NAME\)"):
-        il.rank_agreement(nameless)
+        rank_agreement(nameless)
     with pytest.raises(InputError, match=r"No ranks are published for 'gpt5'; .*distillgpt2, .*stanford-gpt2-small-a"):
-        il.rank_agreement(nameless, "gpt5")
+        rank_agreement(nameless, "gpt5")
 
 
 def test_tables_without_what_was_published_are_refused(random_scores):
     with pytest.raises(InputError, match=r"published model has heads that this table lacks: 9\.6"):
-        il.rank_agreement(HeadScores(random_scores.table.query("layer < 6")))
+        rank_agreement(HeadScores(random_scores.table.query("layer < 6")))
     with pytest.raises(InputError, match="none of the columns that were published for gpt2-small: duplicate_token"):
-        il.rank_agreement(HeadScores(random_scores.table[["model", "layer", "head"]]))
+        rank_agreement(HeadScores(random_scores.table[["model", "layer", "head"]]))
     empty = random_scores.table.assign(induction_logit=np.nan)
     with pytest.raises(InputError, match="no value of induction_logit"):
-        il.rank_agreement(HeadScores(empty))
+        rank_agreement(HeadScores(empty))
 
 
 def test_the_command_prints_one_line_per_published_set(random_scores, tmp_path):

@@ -66,7 +66,7 @@ def test_two_install_commands_stand_ready_to_copy():
 
 
 def test_every_option_of_scan_is_a_setting_or_explained():
-    from inductionlens import ScanOptions
+    from inductionlens.studies.options import ScanOptions
     from inductionlens.tables import COLUMNS, SCORES
 
     assert all(f"`{name}`" in README or name.startswith(("copying_", "offset", "ov_")) for name in SCORES)

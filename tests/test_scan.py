@@ -11,6 +11,7 @@ import pytest
 
 import inductionlens as il
 from inductionlens import InputError
+from inductionlens.studies.options import ScanOptions
 from inductionlens.tables import COLUMNS, SCORES
 
 DATA = Path(__file__).parent.parent / "data"
@@ -139,7 +140,7 @@ def test_settings_are_checked_by_name():
     with pytest.raises(InputError, match="period must be a whole number; got True"):
         il.scan("planted", period=True)
     with pytest.raises(InputError, match="either options or settings by name, not both"):
-        il.scan("planted", options=il.ScanOptions(), seed=1)
+        il.scan("planted", options=ScanOptions(), seed=1)
 
 
 def test_provenance_says_how_it_was_measured(tiny):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inductionlens.cli import ablate, circuits, icl, pictures, references, scan, tables  # noqa: F401 (each adds its commands)
+from inductionlens.cli import ablate, circuits, icl, pictures, references, scan, tables, training  # noqa: F401 (each adds its commands)
 from inductionlens.cli.speak import app
 from inductionlens.errors import InputError
 
@@ -19,6 +19,9 @@ ORDER = (
     "orders",
     "trigrams",
     "repeats",
+    "train",
+    "formation",
+    "reproduce",
     "compare",
     "why",
     "validate",

@@ -78,9 +78,10 @@ def columns(
 
     from inductionlens.circuit_columns import CIRCUIT_COLUMNS
     from inductionlens.effect_columns import EFFECT_COLUMNS
+    from inductionlens.formation_columns import FORMATION_COLUMNS
     from inductionlens.tables import COLUMNS, explain
 
-    known = COLUMNS | EFFECT_COLUMNS | CIRCUIT_COLUMNS
+    known = COLUMNS | EFFECT_COLUMNS | CIRCUIT_COLUMNS | FORMATION_COLUMNS
     if name is not None and explain(name, known) is None:
         import difflib
 

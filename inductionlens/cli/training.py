@@ -20,7 +20,7 @@ def train(
     d_model: Annotated[int, typer.Option("--d-model", help="Width of the residual stream.")] = 64,
     d_head: Annotated[int, typer.Option("--d-head", help="Width of a head.")] = 16,
     d_vocab: Annotated[int, typer.Option("--d-vocab", help="Token ids, BOS counted; text needs 256.")] = 64,
-    n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens in a row, BOS counted.")] = 64,
+    n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens in a row, BOS counted.")] = 96,
     mlp: Annotated[bool, typer.Option("--mlp", help="With an MLP in each layer.")] = False,
     norm: Annotated[str, typer.Option(help="LN, RMS or none.")] = "LN",
     positions: Annotated[str, typer.Option(help="standard, rotary, or shortformer (TransformerLens 3.9).")] = "standard",

@@ -45,9 +45,16 @@ def loss_trajectories(losses: Float[Tensor, "snapshot token"]) -> Trajectories:
     solver = "full" if min(values.shape) <= FULL else "arpack"
     found = PCA(n_components=2, svd_solver=solver, random_state=0).fit(values)
     # Copies, because Lanczos hands back rows in reverse, which torch cannot take.
-    loadings, scores = torch.from_numpy(found.components_.copy()), torch.from_numpy(found.transform(values).copy())
-    sign = loadings.gather(1, loadings.abs().argmax(1, keepdim=True)).sign()
-    return Trajectories(scores * sign.T, loadings * sign, torch.from_numpy(found.explained_variance_ratio_.copy()))
+    arrays = found.transform(values), found.components_, found.explained_variance_ratio_
+    scores, loadings, explained = (torch.from_numpy(array.copy()) for array in arrays)
+    # Said here and not left to scikit-learn, whose rule is not in its documentation.
+    sign = largest_sign(loadings)
+    return Trajectories(scores * sign, loadings * sign[:, None], explained)
+
+
+def largest_sign(loadings: Float[Tensor, "component token"]) -> Float[Tensor, " component"]:
+    """Sign of each component's entry of largest magnitude, the first of equals: 1 or -1."""
+    return loadings.gather(1, loadings.abs().argmax(1, keepdim=True)).sign()[:, 0]
 
 
 def before_and_after(start: Float[Tensor, " token"], end: Float[Tensor, " token"]) -> Float[Tensor, " token"]:

@@ -14,7 +14,10 @@ from inductionlens.errors import InputError
 from inductionlens.files import encode_table, write_atomically
 from inductionlens.heads import Head
 from inductionlens.models.checkpoints import local_checkpoints
+from inductionlens.plots.formation import plot_analysis
 from inductionlens.probes import generator_from
+from inductionlens.scores.losses import loss_derivative
+from inductionlens.scores.trajectories import loss_trajectories
 from inductionlens.studies.arguments import arguments_table
 from inductionlens.studies.formation import Formation, FormationOptions, formation
 from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
@@ -70,7 +73,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((1, 2), (False,), {"steps": 500, "snapshots": 26}, 200),
+    "quick": Preset((1, 2), (False,), {"steps": 600, "snapshots": 31}, 200),
     "full": Preset(
         (1, 2, 3), (False, True),
         {"d_model": 128, "heads": 8, "d_vocab": 256, "n_ctx": 128, "steps": 3000, "snapshots": 61}, 400,
@@ -124,6 +127,8 @@ def reproduce(
     arguments = arguments_table(runs)
     write_atomically(folder / "runs.csv", encode_table(runs, "csv"))
     write_atomically(folder / "arguments.csv", encode_table(arguments, "csv"))
+    first = [plan for plan in plans if plan.seed == preset.seeds[0]]
+    plot_analysis(folder / "figure.png", analysis(folder, first))
     return Reproduction(arguments, runs, folder)
 
 
@@ -176,6 +181,7 @@ def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
     result["qk_eigen"] = float(heads.loc[strong, "qk_eigen"].mean()) if strong.any() else None
     result |= _removed(place, induction, windows, found)
     result["token_losses"] = found.token_losses.tolist()
+    result["before"] = found.before_and_after().to_dict("list")
     return result
 
 
@@ -199,9 +205,47 @@ def _removed(place: Path, induction: list[Head], windows: int, found: Formation)
     return {"lost": float(change[0]), "lost_random": change[1:].tolist()}
 
 
+def analysis(folder: Path, plans: list[Plan]) -> dict[str, dict[str, Any]]:
+    """What `draw_analysis` draws of some runs, whose rows must be the same ones: from their tables alone."""
+    import pandas as pd
+
+    runs: dict[str, dict[str, Any]] = {}
+    for plan in plans:
+        table = folder / "tables" / f"{plan.name}.csv"
+        kept = json.loads(table.with_suffix(".json").read_text())
+        runs[plan.model] = {
+            "steps": pd.read_csv(table), "heads": pd.read_csv(table.with_suffix(".heads.csv")),
+            "losses": pd.read_csv(table.with_suffix(".losses.csv")), "before": pd.DataFrame(kept["before"]),
+            "token_losses": np.array(kept["token_losses"]),
+            "window": None if kept["prefix_start"] is None or kept["prefix_matching"] < THRESHOLD
+            else (kept["prefix_start"], kept["prefix_end"]),
+        }  # fmt: skip
+    stacked = np.concatenate([run["token_losses"] for run in runs.values()])
+    places = np.split(
+        loss_trajectories(torch.from_numpy(stacked)).scores.numpy(),
+        np.cumsum([len(run["token_losses"]) for run in runs.values()])[:-1],
+    )
+    for run, place in zip(runs.values(), places, strict=True):
+        run["trajectory"] = pd.DataFrame({"step": run["steps"]["step"], "first": place[:, 0], "second": place[:, 1]})
+        run["derivative"] = _derivative(run["losses"])
+    return runs
+
+
+def _derivative(losses: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The slope of the loss on ln(position), by step and bin; ``index`` is the bin's middle."""
+    import pandas as pd
+
+    rows = []
+    for step, part in losses.groupby("step"):
+        found = loss_derivative(torch.tensor(part.sort_values("index")["loss"].to_numpy())[None])
+        middle = ((found.first + found.last) / 2).tolist()
+        rows.append(pd.DataFrame({"step": step, "index": middle, "slope": found.slope[0].numpy()}))
+    return pd.concat(rows, ignore_index=True)
+
+
 def _summary(folder: Path, plan: Plan) -> dict[str, Any]:
     found = json.loads((folder / "tables" / f"{plan.name}.json").read_text())
-    found.pop("token_losses")
+    del found["token_losses"], found["before"]
     random = found.pop("lost_random")
     found["induction_heads"] = " ".join(found["induction_heads"])
     numbers = {name: np.nan if value is None else value for name, value in found.items()}

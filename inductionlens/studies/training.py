@@ -39,7 +39,7 @@ class TrainOptions:
     """Width of a head."""
     d_vocab: int = 64
     """Token ids, BOS (0) counted; text is bytes and needs 256."""
-    n_ctx: int = 64
+    n_ctx: int = 96
     """Tokens in a row, BOS counted."""
     mlp: bool = False
     """Whether each layer has an MLP of four times the width."""
