@@ -13,6 +13,7 @@ from inductionlens import Head, InputError
 from inductionlens.models.checkpoints import Checkpoint, chosen_steps, hub_checkpoints, local_checkpoints
 from inductionlens.studies.formation import formation
 from inductionlens.studies.training import train_toy
+from inductionlens.studies.windows import make_windows
 
 SHAPE = {
     "d_model": 16,
@@ -24,7 +25,7 @@ SHAPE = {
     "steps": 8,
     "snapshots": 3,
 }
-QUICK = {"sequences": 2, "n_windows": 3}
+QUICK = {"sequences": 2, "n_windows": 3, "text": "random"}
 
 
 def refused(match):
@@ -158,6 +159,46 @@ def test_repositories_without_checkpoints_are_refused(hub):
 
 
 # What is measured.
+def test_runs_trained_here_are_read_on_rows_they_have_not_seen(run_folder):
+    from inductionlens.training_batches import training_batches
+
+    found = formation(run_folder, steps="8", sequences=2, n_windows=3)
+    rows = training_batches("repeats", batch_size=3, length=32, d_vocab=40)(9)
+    model = il.load_model(run_folder / "step-0000008")
+    with torch.no_grad():
+        losses = model(rows, return_type="loss", loss_per_token=True)
+    assert found.steps["loss"].iloc[0] == pytest.approx(float(losses.mean()), abs=1e-5)
+    late, early = found.provenance["measured"]["icl"]
+    score = (losses[:, late] - losses[:, early]).mean()
+    assert found.steps["icl_score"].iloc[0] == pytest.approx(float(score), abs=1e-5)
+
+
+def test_before_and_after_follows_the_same_tokens_without_each_head(run_folder):
+    """By hand: one whole run per head, and the followed tokens' losses."""
+    from inductionlens.scores.trajectories import before_and_after, before_and_after_score
+
+    found = formation(run_folder, **QUICK)
+    assert found.ablated_losses.shape == (5, 4, 3)
+    model = il.load_model(run_folder / "step-0000008")
+    icl = il.in_context_learning(model, n_windows=3)
+    at = [int(np.abs(icl.losses[window] - loss).argmin()) for window, loss in enumerate(found.token_losses[-1])]
+    windows = make_windows(model, "random", windows=3).tokens
+    for place, head in enumerate(Head(layer, index) for layer in range(2) for index in range(2)):
+        with il.ablate(model, [head]), torch.no_grad():
+            losses = model(windows, return_type="loss", loss_per_token=True)
+        expected = [float(losses[window, place]) for window, place in enumerate(at)]
+        assert found.ablated_losses[-1, place] == pytest.approx(expected, abs=1e-5)
+    assert found.before_and_after().empty  # nothing changes in 8 steps
+    found.steps["prefix_matching"] = [0.0, 0.01, 0.0, 0.9, 0.91]
+    clean = torch.from_numpy(found.token_losses)
+    change = type("Change", (), {"found": True, "start": 2, "end": 4})()
+    table = found.before_and_after(change)
+    direction = before_and_after(clean[2], clean[3])
+    slow = before_and_after_score(direction, clean[-1], torch.from_numpy(found.ablated_losses[-1]))
+    assert table[table["step"] == 8]["before_and_after"].tolist() == pytest.approx(slow.tolist())
+    assert table[table["step"] == 8]["name"].tolist() == ["L0H0", "L0H1", "L1H0", "L1H1"]
+
+
 def test_every_snapshot_has_its_row_and_its_heads(measured):
     assert measured.steps["step"].tolist() == [0, 1, 2, 4, 8]
     assert measured.steps["tokens"].tolist() == [0, 128, 256, 512, 1024]

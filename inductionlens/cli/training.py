@@ -108,3 +108,22 @@ def _summary(found: "Formation", out: Path | None) -> None:
         print(line)
     if out is not None:
         print(f"{len(found.steps)} rows written to {out}")
+
+
+@app.command()
+def reproduce(
+    out: Annotated[Path, typer.Option(help="The folder for runs, tables, verdicts and the figure.")],
+    preset: Annotated[str, typer.Option(help="quick (minutes) or full (hours).")] = "quick",
+    workers: Annotated[int, typer.Option(help="Processes that share the work, one thread each.")] = 2,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Train toys, watch them, and say which claims of Olsson et al. 2022 hold on them; goes on where it stopped."""
+    with Progress(quiet, f"reproducing into {out}") as progress:
+        from inductionlens.studies.reproduce import reproduce as run
+
+        found = run(out, preset, workers=workers, on_progress=progress.at)
+    if not quiet:
+        for row in found.arguments.to_dict("records"):
+            ends = "" if row["low"] != row["low"] else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+            print(f"Argument {row['argument']}, {row['verdict']}: {row['claim']} ({row['measured']}{ends}).")
+        print(f"{len(found.runs)} runs; tables, arguments.csv and figure.png in {out}")

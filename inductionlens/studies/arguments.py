@@ -70,20 +70,20 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 def _together(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
     """In-context learning improves in the same window: the score falls, and both windows share steps, in all seeds."""
     claim = f"in-context learning of {name} models improves in the same window"
-    shared = [
-        max(0.0, min(row["prefix_end"], row["icl_end"]) - max(row["prefix_start"], row["icl_start"]))
-        if row["icl_size"] < 0 else 0.0
-        for row in part.to_dict("records")
-    ]  # fmt: skip
-    count = sum(steps > 0 for steps in shared)
+    falls = part["icl_start"].notna() & (part["icl_size"] < 0)
+    first = part[["prefix_start", "icl_start"]].max(axis=1)
+    last = part[["prefix_end", "icl_end"]].min(axis=1)
+    shared = (last - first).clip(lower=0).where(falls, 0.0)
+    count = int((shared > 0).sum())
     verdict = HOLDS if count == len(part) else FAILS
-    measured = f"{count} of {len(part)} seeds; {np.mean(shared):.0f} steps shared on average"
+    measured = f"{count} of {len(part)} seeds; {shared.mean():.0f} steps shared on average"
     return _row("1", claim, "windows overlap in every seed", measured, (math.nan, math.nan), verdict)
 
 
 def _earlier(name: str, smeared: "pandas.DataFrame", plain: "pandas.DataFrame") -> dict[str, Any]:
     claim = f"{name} models change earlier than {name.removesuffix('-smeared')} models"
-    both = smeared[smeared["changes"]].join(plain[plain["changes"]], rsuffix="_plain", how="inner")
+    parts = (part.loc[part["changes"], ["prefix_middle"]] for part in (smeared, plain))
+    both = next(parts).merge(next(parts), left_index=True, right_index=True, suffixes=("", "_plain"))
     if both.empty:
         return _row("2", claim, "fewer steps", "no pair of runs that change", (math.nan, math.nan), OPEN)
     steps = (both["prefix_middle"] - both["prefix_middle_plain"]).to_numpy(dtype=float)

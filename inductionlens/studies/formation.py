@@ -113,16 +113,16 @@ class Formation:
             raise InputError(f"There is no curve {column!r}{'' if head is None else f' of {head}'}; there are {known}.")
         return table[["step", column]].rename(columns={column: "value"}).reset_index(drop=True)
 
-    def before_and_after(self) -> "pandas.DataFrame":
-        """What zeroing each head does to the direction in which losses moved during the change of prefix matching: one
-        row per snapshot and head, ``before_and_after`` in nats, *negative for heads that undo it when removed*.
+    def before_and_after(self, change: Any = None) -> "pandas.DataFrame":
+        """What zeroing each head does to the direction in which losses moved during a change, by default that of prefix
+        matching: one row per snapshot and head, ``before_and_after`` in nats, *negative where its removal undoes it*.
 
         Olsson et al. 2022: b, the unit vector of per-token losses at the end of the change minus at its start, times
         ablated minus clean losses. Empty where nothing changes or nothing was ablated.
         """
         import pandas as pd
 
-        change = self.changes().get("prefix_matching")
+        change = change or self.changes().get("prefix_matching")
         read = self.steps.loc[self.steps["problem"] == "", "step"].tolist()
         if change is None or not change.found or not self.ablated_losses.size:
             return pd.DataFrame({"step": [], "name": [], "before_and_after": []})
@@ -368,5 +368,6 @@ def _tables(
     table["tokens"] = table["tokens"].astype("Int64")
     order = ["step", "tokens", *MODEL_SCORES, "prefix_matching", "prefix_matching_head", "previous_token"]
     order += ["previous_token_head", "problem"]
-    arrays = (np.array(part, dtype=float) for part in (followed, ablated))
-    return table.reindex(columns=order), pd.DataFrame(heads), pd.DataFrame(losses), *arrays
+    tokens = np.array(followed, dtype=float).reshape(len(followed), -1)
+    without = np.array(ablated, dtype=float).reshape(len(ablated), -1, tokens.shape[1])
+    return table.reindex(columns=order), pd.DataFrame(heads), pd.DataFrame(losses), tokens, without

@@ -1,0 +1,181 @@
+"""The reproduction: verdicts computed from runs, resumed work, and the command line."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_cli import run
+
+import inductionlens as il
+from inductionlens import InputError
+from inductionlens.studies.arguments import FAILS, HOLDS, OPEN, arguments_table
+from inductionlens.studies.reproduce import PRESETS, Preset
+
+TINY = Preset((1, 2), (False,), {"d_model": 16, "d_head": 8, "heads": 2, "d_vocab": 40, "n_ctx": 40, "batch_size": 4,
+                                 "steps": 12, "snapshots": 7}, 8, seeds=(0, 1))  # fmt: skip
+
+
+def refused(match):
+    return pytest.raises(InputError, match=match)
+
+
+def row(model, seed, **more):
+    """A run that changed; ``more`` replaces what differs."""
+    plain = {
+        "model": model, "seed": seed, "prefix_matching": 0.8, "icl_score": -2.0, "copying_gain": 3.0,
+        "prefix_start": 300.0,
+        "prefix_end": 400.0, "prefix_middle": 350.0, "prefix_size": 0.7, "icl_start": 320.0, "icl_end": 420.0,
+        "icl_middle": 370.0, "icl_size": -1.5, "induction_heads": "1.0", "qk_eigen": 0.9, "lost": 1.8,
+        "lost_random": 0.1,
+    }  # fmt: skip
+    return {**plain, **more}
+
+
+NONE = dict.fromkeys(("prefix_start", "prefix_end", "prefix_middle", "prefix_size", "qk_eigen", "lost"), math.nan)
+NONE |= {"prefix_matching": 0.09, "induction_heads": ""}
+EARLY = {"prefix_start": 100.0, "prefix_end": 200.0, "prefix_middle": 150.0, "icl_start": 110.0, "icl_end": 180.0}
+
+
+def runs(**more):
+    """Three seeds of the four kinds, as the paper has them; ``more``: kind -> changes to its runs."""
+    kinds = {"1-layer": NONE, "1-layer-smeared": EARLY, "2-layer": {}, "2-layer-smeared": EARLY}
+    rows = []
+    for kind, own in kinds.items():
+        for seed in range(3):
+            shift = {"prefix_middle": own.get("prefix_middle", 350.0) + 5 * seed}
+            rows.append(row(kind, seed, **{**own, **shift, **more.get(kind.replace("-", "_"), {})}))
+    return pd.DataFrame(rows)
+
+
+def verdicts(table):
+    rows = table.to_dict("records")
+    return {(found["argument"], found["claim"].split(" models")[0]): found["verdict"] for found in rows}
+
+
+def test_runs_like_the_papers_hold_every_claim():
+    table = arguments_table(runs())
+    assert set(table["verdict"]) == {HOLDS}
+    assert set(table["argument"]) == {"1", "2", "3", "5"}
+    claims = " ".join(table["claim"])
+    assert "1-layer models do not form" in claims
+    assert "2-layer-smeared models change earlier than 2-layer models" in claims
+    earlier = table[table["claim"].str.contains("change earlier")].iloc[0]
+    assert earlier["measured"] == "-200 steps"
+    assert earlier["high"] < 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "part", "verdict"),
+    [
+        ("1_layer", {**row("", 0)}, "do not form", FAILS),  # a one-layer model that changes
+        ("2_layer", {"prefix_matching": 0.39}, "2-layer models form", FAILS),  # breaks, but no head is strong
+        ("2_layer", {"prefix_start": math.nan}, "2-layer models form", FAILS),  # strong, but no break
+        ("2_layer", {"icl_start": 500.0, "icl_end": 600.0}, "learning of 2-layer models", FAILS),  # another window
+        ("2_layer", {"icl_size": 1.0}, "learning of 2-layer models", FAILS),  # the same window, but it gets worse
+        ("2_layer", {"icl_start": math.nan, "icl_end": math.nan}, "learning of 2-layer models", FAILS),
+        ("2_layer_smeared", {"prefix_middle": 352.0}, "change earlier", FAILS),  # not clearly
+        ("2_layer", {"lost": 0.9}, "removing the induction heads of 2-layer models", FAILS),
+        ("2_layer", {"qk_eigen": -0.1}, "induction heads of 2-layer models match", FAILS),
+        ("2_layer", NONE, "change earlier", OPEN),  # nothing to be earlier than
+    ],
+)
+def test_each_claim_can_fail(kind, change, part, verdict):
+    change = {name: value for name, value in change.items() if name not in ("model", "seed")}
+    table = arguments_table(runs(**{kind: change}))
+    found = table[table["claim"].str.contains(part, regex=False)]
+    assert len(found) == 1
+    assert found["verdict"].iloc[0] == verdict
+
+
+def test_one_seed_that_disagrees_is_counted():
+    table = runs()
+    table.loc[(table["model"] == "2-layer") & (table["seed"] == 1), "prefix_matching"] = 0.1
+    found = arguments_table(table)
+    assert found[found["claim"].str.startswith("2-layer models form")].iloc[0]["measured"] == "2 of 3"
+    assert verdicts(found)["1", "2-layer"] == FAILS
+
+
+def test_intervals_over_seeds_are_students():
+    table = runs()
+    table.loc[table["model"] == "2-layer-smeared", "prefix_middle"] = [140.0, 155.0, 200.0]
+    found = arguments_table(table)
+    earlier = found[found["claim"].str.contains("change earlier")].iloc[0]
+    steps = np.array([140 - 350, 155 - 355, 200 - 360])
+    half = 4.302653 * steps.std(ddof=1) / 3**0.5
+    assert (earlier["low"], earlier["high"]) == pytest.approx((steps.mean() - half, steps.mean() + half), abs=1e-3)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.csv"))}
+
+
+def test_a_reproduction_resumes_and_ends_the_same(tmp_path):
+    calls = []
+    note = lambda done, total: calls.append((done, total))  # noqa: E731
+    whole = il.reproduce(tmp_path / "whole", TINY, workers=1, on_progress=note)
+    assert calls == [(done, 8) for done in range(1, 9)]
+    assert len(whole.runs) == 8
+    assert set(whole.arguments["verdict"]) <= {HOLDS, FAILS, OPEN}
+    assert (whole.folder / "figure.png").stat().st_size > 10_000
+
+    def interrupt(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        il.reproduce(tmp_path / "broken", TINY, workers=1, on_progress=interrupt)
+    # A run that was cut off inside its formation: its summary is not there yet.
+    (tmp_path / "broken" / "tables" / "1-layer-seed1.json").unlink()
+    again = il.reproduce(tmp_path / "broken", TINY, workers=1)
+    pd.testing.assert_frame_equal(again.arguments, whole.arguments)
+    assert files(tmp_path / "broken") == files(tmp_path / "whole")
+    assert (tmp_path / "broken" / "figure.png").read_bytes() == (tmp_path / "whole" / "figure.png").read_bytes()
+    kept = json.loads((tmp_path / "whole" / "tables" / "2-layer-seed0.json").read_text())
+    assert len(kept["token_losses"][0]) == 8
+
+
+def test_presets_are_the_papers_grid():
+    quick = {plan.model for plan in PRESETS["quick"].plans()}
+    assert quick == {"1-layer", "1-layer-smeared", "2-layer", "2-layer-smeared"}
+    assert len(list(PRESETS["quick"].plans())) == 12
+    assert len({plan.name for plan in PRESETS["full"].plans()}) == 3 * 2 * 2 * 3
+
+
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refused("workers must be at least 1; got 0"):
+        il.reproduce(tmp_path / "x", workers=0)
+    for words, said in (
+        (("reproduce", "--out", "r", "--preset", "slow"), "preset must be one of quick, full; got 'slow'"),
+        (("formation", "nowhere/at/all"), "There is no folder nowhere/at/all of checkpoints"),
+        (("formation", ".", "--steps", "1"), "holds no checkpoints"),
+        (("formation", ".", "--out", "steps.txt"), "The suffix of steps.txt must be one of .csv"),
+        (("train", "--out", "r", "--steps", 0), "steps must be a whole number of at least 1; got 0"),
+        (("train", "--out", "r", "--data", "stdlib"), "Text is trained on as bytes, which need d_vocab=256; got 64"),
+        (("train", "--out", "r", "--norm", "BN"), "norm must be one of LN, RMS, none"),
+        (("train", "--layers", 2), "Missing option '--out'"),
+    ):
+        code, printed, err = run(*words)
+        assert (code, printed) == (2, ""), words
+        assert said in err
+        assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    shape = ("--d-model", 16, "--d-head", 8, "--heads", 2, "--d-vocab", 40, "--n-ctx", 40, "--batch-size", 4)
+    shape += ("--steps", 12, "--snapshots", 7, "--smeared-keys")
+    code, printed, err = run("train", "--out", tmp_path / "run", *shape)
+    assert (code, err) == (0, "")
+    assert printed.startswith("12 steps, 1,920 tokens; loss ")
+    assert "8 snapshots in" in printed
+    few = ("--windows", 4, "--sequences", 2)
+    code, printed, err = run("formation", tmp_path / "run", *few, "--out", tmp_path / "f.csv")
+    assert (code, err) == (0, "")
+    assert "prefix matching of the best head: " in printed
+    assert f"8 rows written to {tmp_path / 'f.csv'}" in printed
+    assert len(pd.read_csv(tmp_path / "f.csv")) == 8
+    assert not (tmp_path / "f.csv.partial").exists()
+    assert run("formation", tmp_path / "run", *few, "--steps", "log", "--quiet")[1:] == ("", "")
