@@ -336,3 +336,29 @@ def test_an_error_while_reading_is_not_swallowed(run_folder):
     with pytest.raises(MemoryError):
         formation([Checkpoint(0, None, "x", load)], **QUICK)
     assert torch.get_num_threads() >= 1
+
+
+def test_changes_are_found_on_even_and_on_log_spaced_steps():
+    from inductionlens.studies.changes import changes_of, in_words
+
+    def table(steps):
+        late = np.array(steps) > 400
+        jump = np.where(late, 0.8, 0.05) + 0.005 * np.sin(np.arange(len(steps)))
+        curves = {"prefix_matching": jump, "icl_score": -2 * jump, "copying_gain": 0.0}
+        return pd.DataFrame({"step": steps, "loss": 4.0, **curves})
+
+    even = changes_of(table(range(0, 1001, 25)))
+    log = changes_of(table([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000, 8000]))
+    assert (even["prefix_matching"].axis, log["prefix_matching"].axis) == ("linear", "log")
+    assert (even["prefix_matching"].start, even["prefix_matching"].end) == (400, 425)
+    assert (log["prefix_matching"].start, log["prefix_matching"].end) == (256, 512)
+    assert "copying_gain" not in even  # it never moves
+    words = in_words(table(range(0, 1001, 25)))
+    assert words[0].startswith(
+        "prefix matching of the best head: 0.05 at first, 0.80 at the end; changes from step 400"
+    )
+    assert words[-1] == (
+        "In-context learning changes 0 steps after prefix matching (middle to middle); their windows overlap by 100%."
+    )
+    few = in_words(table([0, 100, 200]))
+    assert few[0].endswith("too few snapshots, or too even, to look for a change.")

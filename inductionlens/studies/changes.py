@@ -29,9 +29,19 @@ def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES
         values = part[name].to_numpy(dtype=float)
         if len(part) < SNAPSHOTS or np.ptp(values) <= 1e-12 * np.abs(values).max():
             continue
-        found[name] = find_change(part["step"].to_numpy(dtype=float), values, axis=axis)
+        steps_taken = part["step"].to_numpy(dtype=float)
+        if _log_spaced(steps_taken):  # step 0 has no place on a logarithmic axis
+            steps_taken, values = steps_taken[steps_taken > 0], values[steps_taken > 0]
+        found[name] = find_change(steps_taken, values, axis=axis)
         axis = found[name].axis
     return found
+
+
+def _log_spaced(steps: np.ndarray) -> bool:
+    """Whether the steps above 0 are spaced more evenly on a logarithmic axis, as `find_change` decides it."""
+    gaps = [np.diff(place) for place in (np.log(steps[steps > 0]), steps[steps > 0])]
+    log, linear = (gap.std() / gap.mean() for gap in gaps)
+    return bool(log < linear)
 
 
 def in_words(steps: "pandas.DataFrame") -> list[str]:
