@@ -17,7 +17,7 @@ OWN, OTHER, THIRD, WINDOW = "#5e3c99", "#bbbbbb", "#e66101", "#fdb863"
 #: What a run's tables are called in `draw_analysis`.
 TABLES = ("steps", "heads", "losses", "derivative", "trajectory", "before")
 ROWS = (
-    "loss of one token a row, two components", "loss", "loss by position", "d loss / d ln position",
+    "token losses, 2 components", "loss", "loss by position", "d loss / d ln position",
     "in-context-learning score", "prefix matching of heads", "QK trace of heads", "head zeroed: before-and-after",
     "head zeroed: score lost",
 )  # fmt: skip
@@ -31,7 +31,11 @@ def draw_curve(table: "pandas.DataFrame", column: str, ax: "Axes", window: tuple
 
 def draw_heads(table: "pandas.DataFrame", column: str, ax: "Axes", window: tuple[float, float] | None = None) -> "Axes":
     """Draw a column of a table of heads, one line per head, upper layers darker; the window is shaded."""
-    known = table.dropna(subset=[column])
+    known = table.dropna(subset=[column]) if column in table.columns else table.iloc[:0]
+    if known.empty:
+        ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center", fontsize=8, color="#777777")
+        ax.set(xticks=[], yticks=[])
+        return ax
     layers = sorted({name.split("H")[0] for name in table["name"]}) or ["L0"]
     colours = dict(zip(layers, (THIRD, OWN, "#1b9e77", "#333333", "#e7298a", "#66a61e"), strict=False))
     for name, part in known.groupby("name", sort=True):
