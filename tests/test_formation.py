@@ -149,6 +149,25 @@ def test_a_checkpoint_that_cannot_be_had_is_reported_and_left_out(hub, measured)
     assert list(hub.cache.iterdir()) == []
 
 
+def test_a_checkpoint_that_was_missing_is_tried_again(hub, tmp_path, measured):
+    hub.broken = {"step2"}
+
+    def interrupt(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    partial = tmp_path / "partial"
+    with pytest.raises(KeyboardInterrupt):
+        formation(hub.series(), **QUICK, partial=partial, on_progress=interrupt)
+    hub.broken = set()
+    again = formation(hub.series(), **QUICK, partial=partial)
+    assert (again.steps["problem"] == "").all()
+    assert again.steps["loss"].tolist() == measured.steps["loss"].tolist()
+    hub.broken = {f"step{step}" for step in (0, 1, 2, 4, 8)}
+    with refused("None of the 5 checkpoints could be read; of the first: somebody/model@step0 could not be fetched"):
+        formation(hub.series(), **QUICK)
+
+
 def test_repositories_without_checkpoints_are_refused(hub):
     with refused("somebody/model has no branches named step1000"):
         hub_checkpoints("somebody/model", branches=lambda name: ["main"])
@@ -257,6 +276,21 @@ def test_the_same_tokens_are_followed_at_every_snapshot(run_folder, measured):
     alone = formation(run_folder, steps="0,8", **QUICK)
     assert np.array_equal(alone.token_losses, measured.token_losses[[0, -1]])
     assert not np.array_equal(formation(run_folder, steps="0", seed=1, **QUICK).token_losses, alone.token_losses[:1])
+
+
+def test_parts_of_a_run_that_was_trained_anew_are_refused(tmp_path):
+    folder, partial = tmp_path / "run", tmp_path / "partial"
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    train_toy(folder, **SHAPE)
+    with pytest.raises(KeyboardInterrupt):
+        formation(folder, **QUICK, partial=partial, on_progress=interrupt)
+    shutil.rmtree(folder)
+    train_toy(folder, **SHAPE, seed=1)
+    with refused("holds unfinished work of other settings or another model"):
+        formation(folder, **QUICK, partial=partial)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])

@@ -86,8 +86,8 @@ def formation(
     check_table(out, *beside, *([partial] if partial else []))
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"measuring {run}") as progress:
-        from inductionlens.studies.formation import FormationOptions
         from inductionlens.studies.formation import formation as measure
+        from inductionlens.studies.formation_options import FormationOptions
 
         options = FormationOptions(
             sequences=sequences, period=period, n_windows=windows, text=text, length=length, late=late, early=early,

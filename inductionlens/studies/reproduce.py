@@ -19,7 +19,8 @@ from inductionlens.probes import generator_from
 from inductionlens.scores.losses import loss_derivative
 from inductionlens.scores.trajectories import loss_trajectories
 from inductionlens.studies.arguments import arguments_table
-from inductionlens.studies.formation import Formation, FormationOptions, formation
+from inductionlens.studies.formation import Formation, formation
+from inductionlens.studies.formation_options import FormationOptions
 from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
 
 if TYPE_CHECKING:

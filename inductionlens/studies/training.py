@@ -148,12 +148,20 @@ def train_toy(
     return folder
 
 
-def unseen_rows(folder: Path, count: int) -> Windows | None:
-    """Rows of the data that a run in ``folder`` is trained on, from the step after its last; None without a run."""
+def run_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder; None where there is no run."""
     try:
-        options = TrainOptions(**json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"])
+        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def unseen_rows(folder: Path, count: int) -> Windows | None:
+    """Rows of the data that a run in ``folder`` is trained on, from the step after its last; None without a run."""
+    settings = run_settings(folder)
+    if settings is None:
+        return None
+    options = TrainOptions(**settings)
     batches = training_batches(
         options.data, batch_size=count, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )

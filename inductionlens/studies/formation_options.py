@@ -1,0 +1,42 @@
+"""What is measured at every snapshot of a run."""
+
+from dataclasses import dataclass
+
+from inductionlens.errors import InputError
+
+
+@dataclass(frozen=True)
+class FormationOptions:
+    """What is measured at every snapshot."""
+
+    sequences: int = 10
+    """Sequences of repeated random blocks; the logit effect has twice as many."""
+    period: int | None = None
+    """Length of the block; 25, or what fits the context four times."""
+    n_windows: int = 50
+    """Windows for losses by position."""
+    text: str = "auto"
+    """Where windows come from: ``auto`` takes what a run of `train_toy` was trained on, later batches than it saw, and
+    for other series what `make_windows` does; all of that function's sources may be named."""
+    length: int | None = None
+    """Tokens in a window; 512 or the context by default."""
+    late: int | None = None
+    """The later index of the in-context-learning score."""
+    early: int | None = None
+    """The earlier one."""
+    ablate: bool = True
+    """Also zero every head at every snapshot and measure the in-context-learning score again."""
+    bos: bool | int = True
+    """Whether sequences start with BOS: the model's own, none, or a token id."""
+    seed: int = 0
+    """Decides every random token, and which token of a window is followed over training."""
+    batch_size: int | None = None
+    """Sequences per forward pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequences", "n_windows"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+                raise InputError(f"{name} must be a whole number of at least 2; got {value!r}.")
+        if self.period is not None and (not isinstance(self.period, int) or self.period < 3):
+            raise InputError(f"period must be a whole number of at least 3; got {self.period!r}.")

@@ -1,0 +1,118 @@
+"""What every checkpoint of a series runs on, and its measurements."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from inductionlens.composition import measure_k_term
+from inductionlens.effects import Stimulus, measure_effects
+from inductionlens.errors import InputError
+from inductionlens.heads import Head
+from inductionlens.measure import losses_by_position, measure_attention, measure_induction_logit, measure_weights
+from inductionlens.models import Model
+from inductionlens.models.checkpoints import Checkpoint
+from inductionlens.models.vocabulary import choose_bos, ordinary_ids
+from inductionlens.probes import Probe, generator_from, repeated_tokens, token_pool
+from inductionlens.scores.attention import TARGETS
+from inductionlens.studies.formation_options import FormationOptions
+from inductionlens.studies.training import unseen_rows
+from inductionlens.studies.windows import Windows, make_windows, pick_pair
+
+#: The attention scores of a snapshot, on the repeated probe.
+ATTENTION = ("prefix_matching", "previous_token", "duplicate_token")
+
+
+class Stimuli:
+    """What every checkpoint of a series runs on."""
+
+    def __init__(self, model: Model, options: FormationOptions, folder: Path | None) -> None:
+        self.options, self.shape = options, shape_of(model)
+        bos = choose_bos(model, options.bos)
+        ids = ordinary_ids(model)
+        pool = token_pool(ids if bos is None else ids[ids != bos])
+        start = int(bos is not None)
+        fits = (model.cfg.n_ctx - start) // 4
+        period = options.period or min(25, fits, len(pool))
+        if period > fits or period < 3 or period > len(pool):
+            raise InputError(
+                f"period must fit the context four times and the vocabulary once; {min(fits, len(pool))} does, "
+                f"got {period}."
+            )
+        common = {"period": period, "bos": bos, "seed": options.seed}
+        self.repeated: Probe = repeated_tokens(pool, repeats=4, sequences=options.sequences, **common)
+        self.logit: Probe = repeated_tokens(pool, repeats=2, sequences=2 * options.sequences, purpose="logit", **common)
+        own = unseen_rows(folder, options.n_windows) if folder and options.text == "auto" else None
+        self.windows: Windows = own or make_windows(
+            model, options.text, windows=options.n_windows, length=options.length, bos=options.bos, seed=options.seed
+        )
+        length = self.windows.tokens.shape[1]
+        self.late, self.early = pick_pair(length, options.late, options.early)
+        generator = generator_from(options.seed, "followed tokens")
+        self.followed = torch.randint(0, length - 1, (options.n_windows,), generator=generator).numpy()
+
+    def check(self, model: Model, one: Checkpoint) -> None:
+        """Make sure that a later checkpoint is the same model."""
+        if shape_of(model) != self.shape:
+            raise InputError(f"The checkpoint {one.name} has another shape than those before it; give one run.")
+
+    def measure(self, model: Model) -> dict[str, Any]:
+        """Everything about one checkpoint, in plain values."""
+        options = self.options
+        targets = {name: TARGETS[name] for name in ATTENTION}
+        samples, copies = measure_attention(
+            model, self.repeated, targets, with_losses=True, batch_size=options.batch_size
+        )
+        heads = {name: part.value() for name, part in samples.items()}
+        heads["induction_logit"] = measure_induction_logit(model, self.logit, batch_size=options.batch_size).value()
+        heads["ov_eigen"] = measure_weights(model)["ov_eigen"]
+        k_term = measure_k_term(model, heads["previous_token"])
+        heads |= {"qk_eigen": k_term.eigen, "qk_eigen_trace": k_term.trace}
+        losses = losses_by_position(model, self.windows.tokens, options.batch_size)
+        heads["effect_icl"], ablated = np.full(heads["ov_eigen"].shape, np.nan), []
+        if options.ablate and heads["ov_eigen"].size > 1:
+            heads["effect_icl"], ablated = self._effects(model)
+        found = {name: float(values.mean()) for name, values in copies.items()}
+        found["copying_gain"] = found["loss_first_copy"] - found["loss_later_copies"]
+        found |= {
+            "loss": float(losses.mean()),
+            "icl_score": float((losses[:, self.late] - losses[:, self.early]).mean()),
+        }
+        return {
+            "model": found,
+            "heads": {name: values.tolist() for name, values in heads.items()},
+            "losses": losses.mean(0).tolist(),
+            "ablated": ablated,
+            "followed": losses[np.arange(len(losses)), self.followed].tolist(),
+            "notes": {
+                "probe": self.repeated.describe(), "windows": self.windows.name, "icl": [self.late, self.early],
+                "window_tokens": self.windows.tokens.shape[1],
+            },
+        }  # fmt: skip
+
+    def _effects(self, model: Model) -> tuple[Float[np.ndarray, "layer head"], list[list[float]]]:
+        """What zeroing each head takes away of the in-context-learning score (positive is lost), and the followed
+        tokens' losses without it, heads layer by layer."""
+        layers, heads = model.cfg.n_layers, model.cfg.n_heads
+        every = [[Head(layer, head)] for layer in range(layers) for head in range(heads)]
+        scored = sorted({self.early, self.late, *self.followed.tolist()})
+        column = {at: place for place, at in enumerate(scored)}
+        rows = {row.tobytes(): column[at] for row, at in zip(self.windows.tokens.numpy(), self.followed, strict=True)}
+
+        def followed(losses: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            places = torch.tensor([rows[row.tobytes()] for row in tokens.cpu().numpy()], device=losses.device)
+            return losses.gather(1, places[:, None])[:, 0]
+
+        ends = (column[self.early], column[self.late])
+        values = {"icl": lambda losses, tokens: losses[:, ends[1]] - losses[:, ends[0]], "followed": followed}
+        stimulus = Stimulus("windows", self.windows.tokens, torch.tensor(scored), values)
+        effects = measure_effects(model, stimulus, every, batch_size=self.options.batch_size)
+        change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1).reshape(layers, heads)
+        return change, effects.ablated["followed"].tolist()
+
+
+def shape_of(model: Model) -> tuple[int, ...]:
+    """What two checkpoints of one run have in common."""
+    return (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model, model.cfg.d_vocab, model.cfg.n_ctx)
