@@ -138,8 +138,8 @@ def _branches(repository: str) -> list[str]:
             return [reference.name for reference in HfApi().list_repo_refs(repository).branches]
     except Exception as error:
         raise InputError(
-            f"The checkpoints of {repository} could not be listed ({_first_line(error)}); give a local folder of "
-            "checkpoints, or try again with a network."
+            f"There is no folder {repository}, and on the hub its checkpoints could not be listed "
+            f"({_first_line(error)}); give a folder of checkpoints, or try again with a network."
         ) from error
 
 
