@@ -2,16 +2,20 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_cli import run
 
 import inductionlens as il
-from inductionlens import InputError
+from inductionlens import Head, InputError
 from inductionlens.studies.arguments import FAILS, HOLDS, OPEN, arguments_table
-from inductionlens.studies.reproduce import PRESETS, Preset
+from inductionlens.studies.formation import formation
+from inductionlens.studies.reproduce import PRESETS, Preset, _removed
+from inductionlens.studies.training import train_toy, unseen_rows
 
 TINY = Preset((1, 2), (False,), {"d_model": 16, "d_head": 8, "heads": 2, "d_vocab": 40, "n_ctx": 40, "batch_size": 4,
                                  "steps": 12, "snapshots": 7}, 8, seeds=(0, 1))  # fmt: skip
@@ -132,8 +136,35 @@ def test_a_reproduction_resumes_and_ends_the_same(tmp_path):
     pd.testing.assert_frame_equal(again.arguments, whole.arguments)
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
     assert (tmp_path / "broken" / "figure.png").read_bytes() == (tmp_path / "whole" / "figure.png").read_bytes()
+    # What is finished is read, not made again.
+    shutil.rmtree(tmp_path / "whole" / "runs")
+    pd.testing.assert_frame_equal(il.reproduce(tmp_path / "whole", TINY, workers=1).arguments, whole.arguments)
+    assert not (tmp_path / "whole" / "runs").exists()
     kept = json.loads((tmp_path / "whole" / "tables" / "2-layer-seed0.json").read_text())
     assert len(kept["token_losses"][0]) == 8
+
+
+def test_induction_heads_are_removed_beside_as_many_others(tmp_path):
+    """The scores lost, against whole runs with `ablate`; with one induction head of four, the others are three."""
+    place = train_toy(tmp_path / "run", **TINY.training, seed=0, layers=2)
+    found = formation(place, n_windows=8)
+    induction = Head(1, 0)
+    removed = _removed(place, [induction], 8, found)
+    model, rows = il.load_model(place / "step-0000012"), unseen_rows(place, 8).tokens
+    late, early = found.provenance["measured"]["icl"]
+
+    def score():
+        with torch.no_grad():
+            losses = model(rows, return_type="loss", loss_per_token=True)
+        return float((losses[:, late] - losses[:, early]).mean())
+
+    clean, lost = score(), {}
+    for head in (Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)):
+        with il.ablate(model, [head]):
+            lost[head] = score() - clean
+    assert removed["lost"] == pytest.approx(lost.pop(induction), abs=1e-5)
+    assert sorted(removed["lost_random"]) == pytest.approx(sorted(lost.values()), abs=1e-5)
+    assert _removed(place, [], 8, found) == {"lost": None, "lost_random": []}
 
 
 def test_presets_are_the_papers_grid():

@@ -149,6 +149,17 @@ def test_a_step_is_that_of_plain_pytorch():
         assert torch.allclose(new, expected, atol=2e-6)
 
 
+def test_gradients_are_clipped_to_norm_one():
+    """AdamW's first moment is a tenth of the clipped gradient; its step alone would not show it."""
+    model = il.new_toy(TrainOptions(**TINY).config(), seed=0)
+    for scale in (1e3, 1e-3):
+        trainer = Trainer(model, lambda rows, scale=scale: scale * model(rows, return_type="loss"), steps=12)
+        trainer.learn(make("repeats", d_vocab=20, length=20)(1))
+        moments = [trainer.optimiser.state[weight]["exp_avg"] for weight in trainer.parameters]
+        norm = float(torch.stack([moment.norm() for moment in moments]).norm()) / 0.1
+        assert norm == pytest.approx(1, rel=1e-4) if scale > 1 else norm < 0.1
+
+
 def test_a_kept_state_goes_on_bit_for_bit():
     batches = make("repeats", d_vocab=20, length=20)
     model, whole = trainer_of()
