@@ -16,6 +16,9 @@ Checkpoint = Annotated[int | None, typer.Option(help="Training checkpoint of a h
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA by default where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Out = Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .json.")]
+Seed = Annotated[int, typer.Option(help="Decides every random token and resample.")]
+Distance = Annotated[int | None, typer.Option(help="For rotary models: how far back keys lie; 0 turns nothing.")]
 
 
 def which_bos(bos: int | None, no_bos: bool) -> bool | int:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.folder_checks import first_line
 from inductionlens.models.loading import load_model
 
 _STEP = re.compile(r"(?:step|checkpoint|ckpt)[-_]?(\d+)$")
@@ -112,7 +113,7 @@ def hub_checkpoints(
             try:
                 place = fetch(repository, branch)
             except (OSError, ValueError) as error:
-                raise InputError(f"{repository}@{branch} could not be fetched: {_first_line(error)}.") from error
+                raise InputError(f"{repository}@{branch} could not be fetched: {first_line(error)}.") from error
             try:
                 return load_model(place, device=device)
             finally:
@@ -122,10 +123,6 @@ def hub_checkpoints(
         return load
 
     return [Checkpoint(step, None, f"{repository}@{name}", loader(name)) for step, name in sorted(found.items())]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _branches(repository: str) -> list[str]:
@@ -139,7 +136,7 @@ def _branches(repository: str) -> list[str]:
     except Exception as error:
         raise InputError(
             f"There is no folder {repository}, and on the hub its checkpoints could not be listed "
-            f"({_first_line(error)}); give a folder of checkpoints, or try again with a network."
+            f"({first_line(error)}); give a folder of checkpoints, or try again with a network."
         ) from error
 
 

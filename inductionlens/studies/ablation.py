@@ -31,6 +31,7 @@ from inductionlens.studies.ablation_tables import group_rows, head_rows
 from inductionlens.studies.chosen_heads import chosen_heads
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
+from inductionlens.studies.settings import settled
 
 if TYPE_CHECKING:
     import pandas
@@ -109,7 +110,7 @@ def ablation_study(
     Raises:
         InputError: an unknown head, option or measure; windows that do not fit; a measure of the wrong shape.
     """
-    options = _settle(options, settings)
+    options = settled("ablation_study", AblationOptions, options, settings)
     model = load_model(model)
     if scores is None:
         shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
@@ -171,16 +172,6 @@ def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options:
     with ablate(model, found[-1].heads, options.output, mean_over=mean_over):
         ablated = losses_by_position(model, tokens, options.batch_size).mean(0)
     return pd.DataFrame({"index": np.arange(len(clean)), "clean": clean, "ablated": ablated})
-
-
-def _settle(options: AblationOptions | None, settings: dict[str, Any]) -> AblationOptions:
-    if options is not None and settings:
-        raise InputError("Give ablation_study either options or settings by name, not both.")
-    known = AblationOptions.__dataclass_fields__
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise InputError(f"ablation_study has no setting {unknown[0]!r}; it has {', '.join(known)}.")
-    return options or AblationOptions(**settings)
 
 
 def _beside(model: Model, chosen: list[Head]) -> dict[Head, list[Head]]:

@@ -24,6 +24,7 @@ from inductionlens.studies.formation_options import FormationOptions
 from inductionlens.studies.formation_stimuli import Stimuli
 from inductionlens.studies.formation_tables import tables_of
 from inductionlens.studies.provenance import environment
+from inductionlens.studies.settings import settled
 from inductionlens.studies.training import run_settings
 
 if TYPE_CHECKING:
@@ -126,13 +127,7 @@ def formation(
     Raises:
         InputError: nothing to measure, a setting that does not fit, or models that differ in shape.
     """
-    if options is not None and settings:
-        raise InputError("Give formation either options or settings by name, not both.")
-    unknown = [name for name in settings if name not in FormationOptions.__dataclass_fields__]
-    if unknown:
-        known = ", ".join(FormationOptions.__dataclass_fields__)
-        raise InputError(f"formation has no setting {unknown[0]!r}; it has {known}.")
-    options = options or FormationOptions(**settings)
+    options = settled("formation", FormationOptions, options, settings)
     named = isinstance(source, (str, Path))
     series = checkpoints(source, device=device, keep=keep) if named else list(source)
     if not series:

@@ -8,7 +8,6 @@ import numpy as np
 
 from inductionlens.controls import measure_fresh, measure_gapped
 from inductionlens.detection import copying_case
-from inductionlens.errors import InputError
 from inductionlens.head_scores import HeadScores
 from inductionlens.intervals import mean_interval
 from inductionlens.measure import (
@@ -27,6 +26,7 @@ from inductionlens.scores.attention import TARGETS, after_copy
 from inductionlens.studies.head_table import head_table, per_sequence
 from inductionlens.studies.options import ScanOptions
 from inductionlens.studies.provenance import provenance
+from inductionlens.studies.settings import settled
 from inductionlens.studies.stimuli import ScanProbes, make_probes
 
 #: Column of each copying normalization.
@@ -55,7 +55,7 @@ def scan(
     Raises:
         InputError: a setting or the model cannot be used; nothing has been computed.
     """
-    options = _settle(options, settings)
+    options = settled("scan", ScanOptions, options, settings)
     model = load_model(model)
     probes = make_probes(model, options)
     total, done = probes.sequences(), 0
@@ -77,15 +77,6 @@ def scan(
     table = head_table(model, probes, options, samples, per_head, behaviour)
     case = copying_case(behaviour, table, options.threshold)
     return HeadScores(table, provenance(model, probes, options, {**behaviour, "case": case}), per_sequence(samples))
-
-
-def _settle(options: ScanOptions | None, settings: dict[str, Any]) -> ScanOptions:
-    if options is not None and settings:
-        raise InputError("Give scan either options or settings by name, not both.")
-    unknown = [name for name in settings if name not in ScanOptions.__dataclass_fields__]
-    if unknown:
-        raise InputError(f"scan has no setting {unknown[0]!r}; it has {', '.join(ScanOptions.__dataclass_fields__)}.")
-    return options or ScanOptions(**settings)
 
 
 def _measure(

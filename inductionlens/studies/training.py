@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from inductionlens.errors import InputError
 from inductionlens.files import encode_table, write_atomically
 from inductionlens.models.toy import ToyConfig, new_toy, save_toy
 from inductionlens.models.training import Trainer
+from inductionlens.studies.settings import settled
 from inductionlens.studies.windows import Windows
-from inductionlens.training_batches import KINDS, training_batches
+from inductionlens.training_batches import training_batches
 
 if TYPE_CHECKING:
     import pandas
@@ -119,7 +120,7 @@ def train_toy(
     Raises:
         InputError: an unusable setting, or a folder that holds another run or other things.
     """
-    options = _settle(options, settings)
+    options = settled("train_toy", TrainOptions, options, settings)
     folder = Path(folder)
     batches = training_batches(
         options.data, batch_size=options.batch_size, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
@@ -166,16 +167,6 @@ def unseen_rows(folder: Path, count: int) -> Windows | None:
         options.data, batch_size=count, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )
     return Windows(batches(options.steps + 1), f"rows of {options.data} after the last step", 0)
-
-
-def _settle(options: TrainOptions | None, settings: dict[str, Any]) -> TrainOptions:
-    known = [field.name for field in fields(TrainOptions)]
-    if options is not None and settings:
-        raise InputError("Give train_toy either options or settings by name, not both.")
-    for name in settings:
-        if name not in known:
-            raise InputError(f"train_toy has no setting {name!r}; it has {', '.join(known)}.")
-    return options or TrainOptions(**settings)
 
 
 def _claim(folder: Path, options: TrainOptions) -> None:
@@ -244,6 +235,3 @@ def _snapshot(model: torch.nn.Module, folder: Path, step: int) -> None:
     save_toy(model, writing)
     shutil.rmtree(place, ignore_errors=True)
     os.replace(writing, place)
-
-
-__all__ = ["FORMAT", "KINDS", "TrainOptions", "snapshot_steps", "train_toy"]

@@ -1,0 +1,40 @@
+"""Plain tables: written, and printed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inductionlens.cli.speak import console_out, number
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def write(table: "pandas.DataFrame", out: Path | None) -> None:
+    """Write a table where one was asked for; the suffix decides the format."""
+    from inductionlens.files import encode_table, format_of, write_atomically
+
+    if out is not None:
+        write_atomically(out, encode_table(table, format_of(out)))
+
+
+def wrote(table: "pandas.DataFrame", out: Path | None) -> None:
+    """Say how many rows were written where."""
+    if out is not None:
+        print(f"{len(table)} rows written to {out}")
+
+
+def show(table: "pandas.DataFrame", titles: dict[str, str]) -> None:
+    """Print some columns of a table, numbers with three decimals."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, title in titles.items():
+        text = table[column].dtype.kind not in "fi"
+        grid.add_column(title, justify="left" if text else "right", no_wrap=text)
+    for row in table.to_dict("records"):
+        grid.add_row(
+            *(number(row[name]) if isinstance(row[name], float) else escape(str(row[name])) for name in titles)
+        )
+    console_out().print(grid)
