@@ -6,12 +6,12 @@ import math
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inductionlens.errors import InputError
-from inductionlens.tables import REQUIRED, SCORES, explain
 
 if TYPE_CHECKING:
     import pandas
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 #: Version of the table's layout, in the sidecar; raised when a column changes its meaning.
 SCHEMA = 1
-#: Layers and heads beyond this are taken for a mistake.
-MOST = 10_000
 
 
 def format_of(path: Path, given: str | None = None) -> str:
@@ -126,23 +124,50 @@ def write_table(path: Path, table: "pandas.DataFrame", record: dict[str, Any], k
     write_atomically(sidecar_of(path), (json.dumps(note, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_table(path: Path, kind: str | None = None) -> "tuple[pandas.DataFrame, dict[str, Any]]":
-    """Read a head table and its record back, exactly as written; the record is empty where there is none.
-
-    A record that belongs to other bytes than the table's, say because the table was edited, is left out with a
-    warning. Columns this package does not know are kept.
+def read_plain_table(
+    path: Path, text: Sequence[str], required: Sequence[str], called: str, kind: str | None = None
+) -> "tuple[pandas.DataFrame, dict[str, Any]]":
+    """Read a table and its record: columns named in ``text`` hold text, all others numbers (empty is NaN).
 
     Raises:
-        InputError: no such file, an unknown suffix or layout, or a table that is no head table.
+        InputError: no such file, an unknown suffix, no column of ``required``, or text where a number should be.
     """
+    table, record = read_raw(path, kind)
+    if not len(table.columns) and not len(table):  # JSON keeps no columns where there are no rows
+        table = table.reindex(columns=list(required))
+    absent = [name for name in required if name not in table.columns]
+    if absent:
+        raise InputError(f"{path} is not a {called}: it has no column {absent[0]}.")
+    for name in table.columns:
+        try:
+            table[name] = table[name].fillna("") if name in text else _numbers(table[name])
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is not a {called}: column {name} must hold numbers.") from error
+    return table, record
+
+
+def _numbers(values: "pandas.Series") -> "pandas.Series":
+    """Whole numbers where all are, else floats, to the last bit; empty cells are NaN."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    plain = [math.nan if value is None or value == "" else value for value in values]
+    try:
+        return pd.Series([int(value) for value in plain if isinstance(value, str) or value != value], dtype="int64")
+    except ValueError:
+        return pd.Series([float(value) for value in plain], dtype="float64")
+
+
+def read_raw(path: Path, kind: str | None) -> "tuple[pandas.DataFrame, dict[str, Any]]":
+    """A table as the file holds it, and its record."""
     kind = format_of(path, kind)
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The table {path!s} cannot be read: {reason}.") from error
-    table = typed(_decode(path, content, kind), str(path))
-    return table, _read_record(path, content)
+    return _decode(path, content, kind), _read_record(path, content)
 
 
 def _decode(path: Path, content: bytes, kind: str) -> "pandas.DataFrame":
@@ -177,54 +202,3 @@ def _read_record(path: Path, content: bytes) -> dict[str, Any]:
         warnings.warn(f"The record {note} belongs to another version of {path.name} and is left out.", stacklevel=3)
         return {}
     return {key: value for key, value in record.items() if key not in ("schema", "table_sha256")}
-
-
-def typed(table: "pandas.DataFrame", name: str) -> "pandas.DataFrame":
-    """Give every known column its own type, whatever file it came from.
-
-    Raises:
-        InputError: the table is not a head table, or a column holds something else than its type.
-    """
-    import pandas as pd
-
-    absent = [column for column in REQUIRED if column not in table.columns]
-    if absent or not any(score in table.columns for score in SCORES):
-        raise InputError(
-            f"{name} is not a head table: it has no column {', '.join(absent) or 'with a score'}; "
-            "tables written by scan have them."
-        )
-    columns = {}
-    for column in table.columns:
-        known = explain(str(column))
-        try:
-            columns[column] = table[column] if known is None else _column(table[column], known.dtype)
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
-            kind = {"int": "whole numbers", "float": "numbers", "str": "text"}[known.dtype]
-            raise InputError(f"{name} is not a head table: column {column} must hold {kind}.") from error
-    result = pd.DataFrame(columns)
-    if result.empty:
-        raise InputError(f"{name} is not a head table: it has no rows.")
-    for column in REQUIRED:
-        if result[column].isna().any() or (result[column] < 0).any() or (result[column] > MOST).any():
-            raise InputError(f"{name} is not a head table: {column} must lie between 0 and {MOST} in every row.")
-    if result.duplicated(["layer", "head"]).any():
-        raise InputError(f"{name} is not a head table: it names a head twice.")
-    return result
-
-
-def _column(values: "pandas.Series", kind: str) -> Any:
-    """A column's values as what they are: text, whole numbers or floats; an empty cell is nothing or NaN."""
-    import pandas as pd
-
-    values = values.astype(object)
-    if kind == "str":
-        return values.where(values.notna(), "").astype(str)
-    plain = [None if value is None or value is pd.NA or value == "" or value != value else value for value in values]
-    if kind == "float":
-        return [math.nan if value is None else float(value) for value in plain]
-    if any(isinstance(value, float) and not value.is_integer() for value in plain):
-        raise ValueError("a fraction")
-    whole = [None if value is None else int(value) for value in plain]
-    if any(value is not None and abs(value) >= 2**63 for value in whole):
-        raise OverflowError("a number too large")
-    return pd.array(whole, dtype="Int64")

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from inductionlens.errors import InputError
-from inductionlens.files import read_table, write_table
+from inductionlens.files import write_table
+from inductionlens.head_files import read_table
 from inductionlens.heads import Head
 from inductionlens.tables import KINDS
 

@@ -10,8 +10,10 @@ import torch
 
 import inductionlens as il
 from inductionlens import Head, InputError
-from inductionlens.models.checkpoints import Checkpoint, chosen_steps, hub_checkpoints, local_checkpoints
+from inductionlens.models.checkpoints import Checkpoint, chosen_steps, local_checkpoints
+from inductionlens.models.hub_series import hub_checkpoints
 from inductionlens.studies.formation import formation
+from inductionlens.studies.formation_result import read_formation
 from inductionlens.studies.training import train_toy
 from inductionlens.studies.windows import make_windows
 
@@ -128,7 +130,7 @@ def test_a_hub_series_keeps_at_most_two_checkpoints_on_disk(hub, measured):
     found = formation(hub.series(), **QUICK)
     assert 1 <= hub.most <= 2
     assert list(hub.cache.iterdir()) == []
-    columns = [name for name in measured.steps.columns if name not in ("tokens", "problem")]
+    columns = [name for name in measured.steps.columns if name not in ("tokens", "training_loss", "problem")]
     pd.testing.assert_frame_equal(found.steps[columns], measured.steps[columns])
     hub.most = 0
     formation(hub.series(keep=True), **QUICK)
@@ -145,7 +147,7 @@ def test_a_checkpoint_that_cannot_be_had_is_reported_and_left_out(hub, measured)
     assert [problems[step] for step in (0, 1, 8)] == ["", "", ""]
     assert found.steps.set_index("step").loc[[2, 4], "loss"].isna().all()
     assert sorted(found.heads["step"].unique()) == [0, 1, 8]
-    assert found.token_losses.shape == (3, 3)
+    assert sorted(found.followed["step"].unique()) == [0, 1, 8]
     assert list(hub.cache.iterdir()) == []
 
 
@@ -192,30 +194,78 @@ def test_runs_trained_here_are_read_on_rows_they_have_not_seen(run_folder):
     assert found.steps["icl_score"].iloc[0] == pytest.approx(float(score), abs=1e-5)
 
 
-def test_before_and_after_follows_the_same_tokens_without_each_head(run_folder):
-    """By hand: one whole run per head, and the followed tokens' losses."""
-    from inductionlens.scores.trajectories import before_and_after, before_and_after_score
+@pytest.fixture
+def jump(monkeypatch):
+    """Say that prefix matching changes from step 2 to step 4, whatever the curve."""
+    from inductionlens.phase_change import Change, PhaseChange
+    from inductionlens.studies import formation_tables
 
+    change = PhaseChange((Change(2.0, 4.0, 3.0, 0.5, 2.0, 0.001),), 0.002, "linear", (0.0, 1.0, 2.0, 4.0, 8.0))
+    monkeypatch.setattr(formation_tables, "changes_of", lambda steps: {"prefix_matching": change})
+
+
+def test_before_and_after_follows_the_same_tokens_without_each_head(run_folder, jump, measured):
+    """By hand: one whole run per head and snapshot, and the followed tokens' losses."""
+    assert measured.before.empty  # nothing changes in 8 steps
     found = formation(run_folder, **QUICK)
-    assert found.ablated_losses.shape == (5, 4, 3)
-    model = il.load_model(run_folder / "step-0000008")
-    icl = il.in_context_learning(model, n_windows=3)
-    at = [int(np.abs(icl.losses[window] - loss).argmin()) for window, loss in enumerate(found.token_losses[-1])]
-    windows = make_windows(model, "random", windows=3).tokens
-    for place, head in enumerate(Head(layer, index) for layer in range(2) for index in range(2)):
-        with il.ablate(model, [head]), torch.no_grad():
-            losses = model(windows, return_type="loss", loss_per_token=True)
-        expected = [float(losses[window, place]) for window, place in enumerate(at)]
-        assert found.ablated_losses[-1, place] == pytest.approx(expected, abs=1e-5)
-    assert found.before_and_after().empty  # nothing changes in 8 steps
-    found.steps["prefix_matching"] = [0.0, 0.01, 0.0, 0.9, 0.91]
-    clean = torch.from_numpy(found.token_losses)
-    change = type("Change", (), {"found": True, "start": 2, "end": 4})()
-    table = found.before_and_after(change)
-    direction = before_and_after(clean[2], clean[3])
-    slow = before_and_after_score(direction, clean[-1], torch.from_numpy(found.ablated_losses[-1]))
-    assert table[table["step"] == 8]["before_and_after"].tolist() == pytest.approx(slow.tolist())
-    assert table[table["step"] == 8]["name"].tolist() == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    followed = followed_of(found)
+    windows, clean, ablated = None, {}, {}
+    for step in (2, 4, 8):
+        model = il.load_model(run_folder / f"step-{step:07d}")
+        windows = make_windows(model, "random", windows=3).tokens if windows is None else windows
+        with torch.no_grad():
+            own = model(windows, return_type="loss", loss_per_token=True).numpy()
+        at = [int(np.abs(own[window] - loss).argmin()) for window, loss in enumerate(followed[step])]
+        clean[step] = own[range(3), at]
+        for head in (Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)):
+            with il.ablate(model, [head]), torch.no_grad():
+                losses = model(windows, return_type="loss", loss_per_token=True).numpy()
+            ablated[step, head.label] = losses[range(3), at]
+    moved = clean[4] - clean[2]
+    direction = moved / np.sqrt((moved**2).sum())
+    for (step, name), losses in ablated.items():
+        row = found.before[(found.before["step"] == step) & (found.before["name"] == name)]
+        assert row["before_and_after"].item() == pytest.approx(float((losses - clean[step]) @ direction), abs=1e-4)
+    assert formation(run_folder, ablate=False, **QUICK).before.empty
+
+
+def followed_of(found):
+    """Losses of the followed tokens, step -> [token]."""
+    return {step: part.sort_values("token")["loss"].to_numpy() for step, part in found.followed.groupby("step")}
+
+
+def test_the_loss_has_its_slope_and_its_training_loss(run_folder, measured):
+    """Second-order differences on the logarithm of tokens, and means of the batches since the snapshot before."""
+    table = measured.steps
+    x, y = np.log(table["tokens"].to_numpy(float)[1:]), table["loss"].to_numpy()[1:]
+    assert np.isnan(table["loss_slope"].iloc[0])
+    for place in range(1, len(x) - 1):
+        before, after = x[place] - x[place - 1], x[place + 1] - x[place]
+        slow = (
+            before**2 * y[place + 1] + (after**2 - before**2) * y[place] - after**2 * y[place - 1]
+        ) / (before * after * (before + after))  # fmt: skip
+        assert table["loss_slope"].iloc[place + 1] == pytest.approx(slow)
+    assert table["loss_slope"].iloc[1] == pytest.approx((y[1] - y[0]) / (x[1] - x[0]))
+    assert table["loss_slope"].iloc[-1] == pytest.approx((y[-1] - y[-2]) / (x[-1] - x[-2]))
+    own = pd.read_csv(run_folder / "training.csv").set_index("step")["loss"]
+    assert np.isnan(table["training_loss"].iloc[0])
+    assert table["training_loss"].tolist()[1:] == pytest.approx(
+        [own[1], own[2], own[[3, 4]].mean(), own[[5, 6, 7, 8]].mean()]
+    )
+    loose = formation(local_checkpoints(run_folder), **QUICK).steps
+    assert loose["training_loss"].isna().all()
+    some = formation(run_folder, steps="2,8", **QUICK).steps
+    assert some["training_loss"].tolist()[1] == pytest.approx(own[[3, 4, 5, 6, 7, 8]].mean())
+
+
+def test_slopes_without_tokens_are_over_steps(tmp_path, run_folder, measured):
+    """The same, as every step has the same tokens."""
+    for step in (0, 1, 2, 4, 8):
+        shutil.copytree(run_folder / f"step-{step:07d}", tmp_path / f"step-{step}")
+    found = formation(tmp_path, **QUICK).steps
+    assert found["tokens"].isna().all()
+    assert found["loss_slope"].tolist() == pytest.approx(measured.steps["loss_slope"].tolist(), nan_ok=True)
+    assert np.isnan(formation(tmp_path, steps="0,4", **QUICK).steps["loss_slope"]).all()
 
 
 def test_every_snapshot_has_its_row_and_its_heads(measured):
@@ -256,8 +306,7 @@ def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     assert measured.provenance["measured"]["icl"] == [icl.late, icl.early]
     at = measured.losses[measured.losses["step"] == 4]
     assert at["loss"].to_numpy() == pytest.approx(icl.losses.mean(0), abs=1e-6)
-    place = measured.steps["step"].tolist().index(4)
-    for window, loss in enumerate(measured.token_losses[place]):
+    for window, loss in enumerate(followed_of(measured)[4]):
         assert np.isclose(icl.losses[window], loss, atol=1e-6).any()
     best = own.loc[own["prefix_matching"].idxmax()]
     assert (row["prefix_matching"], row["prefix_matching_head"]) == (best["prefix_matching"], best["name"])
@@ -274,8 +323,13 @@ def test_ablation_at_a_snapshot_is_that_of_the_ablation_study(run_folder, measur
 def test_the_same_tokens_are_followed_at_every_snapshot(run_folder, measured):
     """The first checkpoint again, alone: the same numbers."""
     alone = formation(run_folder, steps="0,8", **QUICK)
-    assert np.array_equal(alone.token_losses, measured.token_losses[[0, -1]])
-    assert not np.array_equal(formation(run_folder, steps="0", seed=1, **QUICK).token_losses, alone.token_losses[:1])
+    pd.testing.assert_frame_equal(
+        alone.followed, measured.followed[measured.followed["step"].isin([0, 8])].reset_index(drop=True)
+    )
+    other = formation(run_folder, steps="0", seed=1, **QUICK)
+    assert not np.array_equal(followed_of(other)[0], followed_of(alone)[0])
+    notes = [found.provenance["measured"]["followed"] for found in (alone, measured, other)]
+    assert notes[0] == notes[1] != notes[2]
 
 
 def test_parts_of_a_run_that_was_trained_anew_are_refused(tmp_path):
@@ -306,9 +360,8 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(tmp_path, run_folder, me
     calls = []
     again = formation(run_folder, **QUICK, partial=partial, on_progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 5) for done in range(stop + 1, 6)]
-    for name in ("steps", "heads", "losses"):
+    for name in ("steps", "heads", "losses", "followed", "before"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(measured, name), check_exact=True)
-    assert np.array_equal(again.token_losses, measured.token_losses)
     assert not partial.exists()
 
 
@@ -340,12 +393,45 @@ def test_curves_and_files(tmp_path, measured):
         measured.curve("accuracy")
     with refused("There is no curve 'loss' of 1.0"):
         measured.curve("loss", "1.0")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
+def test_tables_come_back_number_for_number(tmp_path, run_folder, measured, jump, suffix):
+    path = tmp_path / f"run.{suffix}"
+    for found in (measured, formation(run_folder, **QUICK)):
+        found.save(path)
+        back = read_formation(path)
+        for name in ("steps", "heads", "losses", "followed", "before"):
+            kept = getattr(found, name)
+            pd.testing.assert_frame_equal(getattr(back, name), kept, check_exact=True, check_dtype=len(kept) > 0)
+        assert back.provenance == json.loads(json.dumps(found.provenance))
+        assert back.in_words() == found.in_words()
+    assert len(pd.read_csv(tmp_path / "run.heads.csv") if suffix == "csv" else back.heads) == 20
+    assert len(back.before) == 20
+
+
+def test_tables_that_are_none_are_refused(tmp_path, measured):
     measured.save(tmp_path / "run.csv")
-    back = pd.read_csv(tmp_path / "run.csv", keep_default_na=False, na_values=["nan"])
-    assert back["step"].tolist() == measured.steps["step"].tolist()
-    assert len(pd.read_csv(tmp_path / "run.heads.csv")) == 20
-    assert len(pd.read_csv(tmp_path / "run.losses.csv")) == 155
-    assert json.loads((tmp_path / "run.csv.meta.json").read_text())["options"]["n_windows"] == 3
+    with refused(r"The suffix of .*run.txt must be one of .csv, .parquet, .json"):
+        measured.save(tmp_path / "run.txt")
+    with refused("none.csv cannot be read: No such file"):
+        read_formation(tmp_path / "none.csv")
+    with refused("run.heads.csv is not a table of steps of a run: it has no column loss"):
+        read_formation(tmp_path / "run.heads.csv")
+    heads = (tmp_path / "run.heads.csv").read_text()
+    (tmp_path / "run.heads.csv").write_text(heads.replace("L0H0,0,0,", "L0H0,zero,0,"))
+    with (
+        pytest.warns(UserWarning, match="belongs to another version"),
+        refused("run.heads.csv is not a table of heads of a run: column layer must hold numbers"),
+    ):
+        read_formation(tmp_path / "run.csv")
+    (tmp_path / "run.heads.csv").unlink()
+    with refused("run.heads.csv cannot be read"):
+        read_formation(tmp_path / "run.csv")
+    (tmp_path / "ro" / "run.before.csv").mkdir(parents=True)
+    with refused("run.before.csv"):
+        measured.save(tmp_path / "ro" / "run.csv")
+    assert [path.name for path in (tmp_path / "ro").iterdir()] == ["run.before.csv"]
 
 
 def test_runs_that_do_not_belong_together_are_refused(tmp_path, run_folder):
@@ -394,5 +480,6 @@ def test_changes_are_found_on_even_and_on_log_spaced_steps():
     assert words[-1] == (
         "In-context learning changes 0 steps after prefix matching (middle to middle); their windows overlap by 100%."
     )
-    few = in_words(table([0, 100, 200]))
-    assert few[0].endswith("too few snapshots, or too even, to look for a change.")
+    for steps in ([0, 100, 200], [0, 1, 2, 4, 8, 512], [0], [0, 500]):  # the second: five on a logarithmic axis
+        assert in_words(table(steps))[0].endswith("too few snapshots, or too even, to look for a change.")
+    assert "changes from step 256 to 512" in in_words(table([0, 16, 32, 64, 128, 256, 512, 1024]))[0]

@@ -7,7 +7,8 @@ import pytest
 
 import inductionlens as il
 from inductionlens import ramp_nulls, ramps
-from inductionlens.phase_change import change_over_seeds, co_occurrence, find_change
+from inductionlens.phase_change import find_change
+from inductionlens.several_changes import change_over_seeds, co_occurrence
 
 
 def snapshots(n, axis, start=10):

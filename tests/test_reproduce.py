@@ -1,6 +1,5 @@
 """The reproduction: verdicts computed from runs, resumed work, and the command line."""
 
-import json
 import math
 import shutil
 
@@ -14,6 +13,7 @@ import inductionlens as il
 from inductionlens import Head, InputError
 from inductionlens.studies.arguments import FAILS, HOLDS, OPEN, arguments_table
 from inductionlens.studies.formation import formation
+from inductionlens.studies.formation_result import read_formation
 from inductionlens.studies.reproduce import PRESETS, Preset, _removed
 from inductionlens.studies.training import train_toy, unseen_rows
 
@@ -140,8 +140,13 @@ def test_a_reproduction_resumes_and_ends_the_same(tmp_path):
     shutil.rmtree(tmp_path / "whole" / "runs")
     pd.testing.assert_frame_equal(il.reproduce(tmp_path / "whole", TINY, workers=1).arguments, whole.arguments)
     assert not (tmp_path / "whole" / "runs").exists()
-    kept = json.loads((tmp_path / "whole" / "tables" / "2-layer-seed0.json").read_text())
-    assert len(kept["token_losses"][0]) == 8
+    assert len(read_formation(tmp_path / "whole" / "tables" / "2-layer-seed0.csv").followed) == 8 * 8
+    changes = pd.read_csv(tmp_path / "whole" / "changes.csv")
+    assert changes[["model", "curve", "seeds"]].to_numpy().tolist()[:2] == [
+        ["1-layer", "prefix_matching", 2],
+        ["1-layer", "icl_score", 2],
+    ]
+    assert len(changes) == 4 * 3
 
 
 def test_induction_heads_are_removed_beside_as_many_others(tmp_path):

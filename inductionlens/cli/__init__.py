@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inductionlens.cli import ablate, circuit, icl, pictures, references, scan, tables, terms, training  # noqa: F401 (each adds its commands)
+from inductionlens.cli import ablate, changes, circuit, icl, pictures, references, scan, tables, terms, training, watch  # noqa: F401 (each adds its commands)
 from inductionlens.cli.speak import app
 from inductionlens.errors import InputError
 
@@ -21,6 +21,8 @@ ORDER = (
     "repeats",
     "train",
     "formation",
+    "watch",
+    "changes",
     "reproduce",
     "compare",
     "why",

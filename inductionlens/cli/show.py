@@ -27,6 +27,7 @@ def show(table: "pandas.DataFrame", titles: dict[str, str]) -> None:
     """Print some columns of a table, numbers with three decimals."""
     from rich import box
     from rich.markup import escape
+    from rich.measure import Measurement
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -37,4 +38,7 @@ def show(table: "pandas.DataFrame", titles: dict[str, str]) -> None:
         grid.add_row(
             *(number(row[name]) if isinstance(row[name], float) else escape(str(row[name])) for name in titles)
         )
-    console_out().print(grid)
+    console = console_out()
+    if not console.is_terminal:  # a file or a pipe has no edge to fit into
+        console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), grid).maximum)
+    console.print(grid)

@@ -9,7 +9,7 @@ from inductionlens.cli.options import BatchSize, Bos, Device, NoBos, Quiet, chec
 from inductionlens.cli.speak import Progress, app
 
 if TYPE_CHECKING:
-    from inductionlens.studies.formation import Formation
+    from inductionlens.studies.formation_result import Formation
 
 
 @app.command()
@@ -82,8 +82,11 @@ def formation(
 ) -> None:  # fmt: skip
     """Measure every checkpoint of RUN: when do induction heads form, and does in-context learning come with them?"""
     partial = None if out is None else out.with_name(out.name + ".partial")
-    beside = [] if out is None else [out.with_suffix(f".{name}{out.suffix}") for name in ("heads", "losses")]
-    check_table(out, *beside, *([partial] if partial else []))
+    check_table(out)
+    if out is not None:
+        from inductionlens.studies.formation_result import files_of
+
+        check_table(*files_of(out), partial)
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"measuring {run}") as progress:
         from inductionlens.studies.formation import formation as measure

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import os
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
     Raises:
         InputError: an unknown name (the nearest are named), code from the hub, no network, or no such checkpoint.
     """
-    with quiet(), offline_if_unreachable():
-        official = _official(name)
+    with quiet(), offline_if_unreachable(), _tensors_only():
+        official = official_name(name)
         try:
             fetch = _fetch_hooked if has_hooked_transformer() else _fetch_bridge
             model = fetch(official, revision, checkpoint, device)
@@ -48,7 +49,7 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
     return model
 
 
-def _official(name: str) -> str:
+def official_name(name: str) -> str:
     """The hub's name of a model that TransformerLens calls by this name or alias."""
     module = "loading_from_pretrained" if has_hooked_transformer() else "supported_models"
     names = importlib.import_module(f"transformer_lens.{module}")
@@ -88,6 +89,18 @@ def _hub_bos(model: Model) -> int | None:
     if model.tokenizer is None:
         return None
     return AutoTokenizer.from_pretrained(model.cfg.tokenizer_name, trust_remote_code=False).bos_token_id
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Weights are data: TransformerLens 3.9 unpickles its own series with whatever code they hold, unless torch is told
+    otherwise."""
+    name, before = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 @contextlib.contextmanager

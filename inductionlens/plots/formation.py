@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,10 @@ def draw_heads(table: "pandas.DataFrame", column: str, ax: "Axes", window: tuple
     layers = sorted({name.split("H")[0] for name in table["name"]}) or ["L0"]
     colours = dict(zip(layers, (THIRD, OWN, "#1b9e77", "#333333", "#e7298a", "#66a61e"), strict=False))
     for name, part in known.groupby("name", sort=True):
-        ax.plot(part["step"], part[column], color=colours.get(name.split("H")[0], OTHER), lw=1, alpha=0.8)
+        layer = name.split("H")[0]
+        ax.plot(
+            part["step"], part[column], color=colours.get(layer, OTHER), lw=1, alpha=0.8, label=f"layer {layer[1:]}"
+        )
     return _steps(ax, window)
 
 
@@ -58,7 +61,6 @@ def draw_plane(
         places = np.unique(np.linspace(0, len(names) - 1, min(4, len(names))).round().astype(int))
         axis.set_ticks(places, [f"{names[place]:.0f}" for place in places])
     ax.tick_params(labelsize=7, length=0)
-    ax.set_ylabel("step", fontsize=7)
     ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02).ax.tick_params(labelsize=6)
     return ax
 
@@ -85,21 +87,21 @@ def _steps(ax: "Axes", window: tuple[float, float] | None) -> "Axes":
     return ax
 
 
-def draw_analysis(runs: Mapping[str, Mapping[str, "pandas.DataFrame"]]) -> "Figure":
+def draw_analysis(runs: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Draw the model-analysis table of Olsson et al. 2022: nine rows, one column per run.
 
-    Each run is a mapping of tables (see `TABLES`) and ``window``, the steps in which its prefix matching changes, or
-    None. The window is shaded in every row that has steps.
+    Each run is a mapping of tables (see `TABLES`), ``window``, the steps in which its prefix matching changes, or
+    None, and ``plane``, equal for runs that share their two components. The window is shaded in every row with steps.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.7 * len(runs) + 0.6, 15), layout="constrained")
+    figure = Figure(figsize=(2.7 * len(runs) + 0.9, 15), layout="constrained")
     axes = figure.subplots(len(ROWS), len(runs), squeeze=False)
     top = max(float(run["losses"]["loss"].max()) for run in runs.values())
     slope = max(float(run["derivative"]["slope"].abs().quantile(0.98)) for run in runs.values())
     for column, (name, run) in enumerate(runs.items()):
         window = run["window"]
-        others = [other["trajectory"] for key, other in runs.items() if key != name]
+        others = [other["trajectory"] for key, other in runs.items() if key != name and other["plane"] == run["plane"]]
         draw_trajectories(run["trajectory"], others, window, axes[0, column])
         draw_curve(run["steps"], "loss", axes[1, column], window)
         draw_plane(run["losses"], "index", "step", "loss", axes[2, column], signed=False, top=top)
@@ -111,10 +113,10 @@ def draw_analysis(runs: Mapping[str, Mapping[str, "pandas.DataFrame"]]) -> "Figu
         draw_heads(run["heads"], "effect_icl", axes[8, column], window)
         axes[0, column].set_title(name, fontsize=10)
         axes[8, column].set_xlabel("step", fontsize=8)
+        lines = dict(zip(*reversed(axes[5, column].get_legend_handles_labels()), strict=True))
+        axes[5, column].legend(lines.values(), lines.keys(), fontsize=6, frameon=False, loc="upper left")
     for row, title in enumerate(ROWS):
-        axes[row, 0].annotate(
-            title, (-0.42, 0.5), xycoords="axes fraction", rotation=90, ha="center", va="center", fontsize=8
-        )
+        axes[row, 0].set_ylabel(title + ("\n(step, down)" if row in (2, 3) else ""), fontsize=8)
         if row not in (0, 2, 3, 6):  # one scale a row
             low = min(axes[row, column].get_ylim()[0] for column in range(len(runs)))
             high = max(axes[row, column].get_ylim()[1] for column in range(len(runs)))
@@ -123,7 +125,7 @@ def draw_analysis(runs: Mapping[str, Mapping[str, "pandas.DataFrame"]]) -> "Figu
     return figure
 
 
-def plot_analysis(path: str | Path, runs: Mapping[str, Mapping[str, "pandas.DataFrame"]]) -> None:
+def plot_analysis(path: str | Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
     """Write `draw_analysis` as .png, .svg or .pdf, whole or not at all.
 
     Raises:

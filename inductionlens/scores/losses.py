@@ -108,3 +108,18 @@ def _log_bins(last: int, edges: int) -> list[tuple[int, int]]:
     if waiting is not None:
         bins = [*bins[:-1], (bins[-1][0] if bins else waiting, last)]
     return bins
+
+
+def log_slope(tokens: Float[Tensor, " snapshot"], losses: Float[Tensor, " snapshot"]) -> Float[Tensor, " snapshot"]:
+    """Unbounded, nats per e-fold, negative while the loss falls: d loss / d ln(tokens) at every snapshot of a run.
+
+    Second-order differences between the neighbours on the logarithmic axis, one-sided at the ends; exact for
+    a - b ln(tokens), which gives -b. Olsson et al. 2022 draw it for training loss; their smoothing is not stated, and
+    losses of the same windows at every snapshot, as here, need none.
+
+    Raises:
+        InputError: fewer than 2 snapshots, or tokens that are not above 0 and rising.
+    """
+    if len(tokens) < 2 or tokens[0] <= 0 or (tokens.diff() <= 0).any():
+        raise InputError(f"tokens must be at least 2 numbers above 0, rising; got {tokens.tolist()}.")
+    return torch.gradient(losses.double(), spacing=(tokens.double().log(),))[0]

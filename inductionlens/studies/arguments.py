@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inductionlens.intervals import student_interval
+from inductionlens.studies.changes import FORMED
+
 if TYPE_CHECKING:
     import pandas
 
-#: A run has formed an induction head if its best head ends here or above; as in a scan.
-FORMED = 0.4
 HOLDS, FAILS, OPEN = "as predicted", "not as predicted", "not measured"
 
 
@@ -58,15 +59,6 @@ def _count(argument: str, claim: str, changes: "pandas.Series", expected: bool) 
     return _row(argument, claim, predicted, measured, (math.nan, math.nan), HOLDS if found == wanted else FAILS)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    from scipy import stats
-
-    if len(values) < 2:
-        return math.nan, math.nan
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def _together(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
     """In-context learning improves in the same window: the score falls, and both windows share steps, in all seeds."""
     claim = f"in-context learning of {name} models improves in the same window"
@@ -87,7 +79,7 @@ def _earlier(name: str, smeared: "pandas.DataFrame", plain: "pandas.DataFrame") 
     if both.empty:
         return _row("2", claim, "fewer steps", "no pair of runs that change", (math.nan, math.nan), OPEN)
     steps = (both["prefix_middle"] - both["prefix_middle_plain"]).to_numpy(dtype=float)
-    ends = _interval(steps)
+    ends = student_interval(steps)
     verdict = HOLDS if ends[1] < 0 else FAILS
     return _row("2", claim, "difference below 0 steps", f"{steps.mean():+.0f} steps", ends, verdict)
 
@@ -96,7 +88,7 @@ def _undone(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
     """More than half of the score is lost without the induction heads; random sets of as many others stand beside."""
     claim = f"removing the induction heads of {name} models undoes in-context learning"
     share, random = ((part[column] / -part["icl_score"]).to_numpy(dtype=float) for column in ("lost", "lost_random"))
-    ends = _interval(share)
+    ends = student_interval(share)
     low = ends[0] if ends[0] == ends[0] else share.min()
     beside = f"; {np.nanmean(random):.0%} without as many others" if np.isfinite(random).any() else ""
     measured = f"{share.mean():.0%} of the score lost{beside}"
@@ -106,7 +98,7 @@ def _undone(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
 def _matches(name: str, values: "pandas.Series") -> dict[str, Any]:
     claim = f"induction heads of {name} models match the token before the key (QK circuit through earlier heads)"
     found = values.to_numpy(dtype=float)
-    ends = _interval(found)
+    ends = student_interval(found)
     low = ends[0] if ends[0] == ends[0] else found.min()
     verdict = HOLDS if low > 0 else FAILS
     return _row("5", claim, "eigenvalue score above 0", f"{found.mean():+.2f}", ends, verdict)

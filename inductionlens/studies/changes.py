@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inductionlens.phase_change import SNAPSHOTS, PhaseChange, co_occurrence, find_change
+from inductionlens.phase_change import SNAPSHOTS, PhaseChange, find_change
+from inductionlens.several_changes import co_occurrence
 
 if TYPE_CHECKING:
     import pandas
 
+#: A run has formed an induction head if its best head ends here or above; as in a scan.
+FORMED = 0.4
 #: Column of a table of steps -> what it is called in words, and its unit.
 CURVES = {
     "prefix_matching": ("prefix matching of the best head", ""),
@@ -26,15 +29,22 @@ def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES
     axis = None
     for name in curves:
         part = steps[["step", name]].dropna()
-        values = part[name].to_numpy(dtype=float)
-        if len(part) < SNAPSHOTS or np.ptp(values) <= 1e-12 * np.abs(values).max():
-            continue
-        steps_taken = part["step"].to_numpy(dtype=float)
-        if _log_spaced(steps_taken):  # step 0 has no place on a logarithmic axis
+        values, steps_taken = (part[column].to_numpy(dtype=float) for column in (name, "step"))
+        if (steps_taken > 0).sum() > 2 and _log_spaced(steps_taken):  # step 0 has no place on a logarithmic axis
             steps_taken, values = steps_taken[steps_taken > 0], values[steps_taken > 0]
+        if len(values) < SNAPSHOTS or np.ptp(values) <= 1e-12 * np.abs(values).max():
+            continue
         found[name] = find_change(steps_taken, values, axis=axis)
         axis = found[name].axis
     return found
+
+
+def formed(steps: "pandas.DataFrame") -> PhaseChange | None:
+    """The change in which a run formed an induction head: prefix matching breaks, and its best head ends at 0.4 or
+    above, as in a scan. None where it did not."""
+    change = changes_of(steps, ("prefix_matching",)).get("prefix_matching")
+    last = steps["prefix_matching"].dropna()
+    return change if change is not None and change.found and last.iloc[-1] >= FORMED else None
 
 
 def _log_spaced(steps: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """What every checkpoint of a series runs on, and its measurements."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ class Stimuli:
         self.late, self.early = pick_pair(length, options.late, options.early)
         generator = generator_from(options.seed, "followed tokens")
         self.followed = torch.randint(0, length - 1, (options.n_windows,), generator=generator).numpy()
+        same = self.windows.tokens.numpy().tobytes() + self.followed.tobytes()
+        #: Equal for runs whose losses are those of the same tokens, which may share a plane.
+        self.digest = hashlib.sha256(same).hexdigest()[:16]
 
     def check(self, model: Model, one: Checkpoint) -> None:
         """Make sure that a later checkpoint is the same model."""
@@ -88,7 +92,7 @@ class Stimuli:
             "followed": losses[np.arange(len(losses)), self.followed].tolist(),
             "notes": {
                 "probe": self.repeated.describe(), "windows": self.windows.name, "icl": [self.late, self.early],
-                "window_tokens": self.windows.tokens.shape[1],
+                "window_tokens": self.windows.tokens.shape[1], "followed": self.digest,
             },
         }  # fmt: skip
 

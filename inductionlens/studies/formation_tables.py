@@ -4,24 +4,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 
 from inductionlens.heads import Head
 from inductionlens.models.checkpoints import Checkpoint
+from inductionlens.scores.losses import log_slope
+from inductionlens.scores.trajectories import before_and_after, before_and_after_score
+from inductionlens.studies.changes import changes_of
 
 if TYPE_CHECKING:
     import pandas
 
-MODEL_SCORES = ("loss", "icl_score", "loss_first_copy", "loss_later_copies", "copying_gain")
+MODEL_SCORES = ("training_loss", "loss", "loss_slope", "icl_score", "loss_first_copy", "loss_later_copies",
+                "copying_gain")  # fmt: skip
 
 
 def tables_of(
-    series: Sequence[Checkpoint], parts: dict[str, Any]
-) -> tuple["pandas.DataFrame", "pandas.DataFrame", "pandas.DataFrame", np.ndarray, np.ndarray]:
-    """Steps, heads and losses by position, one part per checkpoint, and the losses of followed tokens without and with
-    each head zeroed."""
+    series: Sequence[Checkpoint], parts: dict[str, Any], training: Float[np.ndarray, " step"] | None = None
+) -> dict[str, "pandas.DataFrame"]:
+    """The tables of a `Formation`, by name, from one part per checkpoint; ``training`` holds the loss of every step of
+    training, from the first, where it is known."""
     import pandas as pd
 
-    steps, heads, losses, followed, ablated = [], [], [], [], []
+    steps, heads, losses, followed, ablated = [], [], [], [], {}
     for one in series:
         part = parts[str(one.step)]
         row: dict[str, Any] = {"step": one.step, "tokens": one.tokens, "problem": part.get("problem", "")}
@@ -37,12 +43,54 @@ def tables_of(
             own = {name: float(values[layer, head]) for name, values in scores.items()}
             heads.append({"step": one.step, "name": Head(layer, head).label, "layer": layer, "head": head, **own})
         losses += [{"step": one.step, "index": index, "loss": loss} for index, loss in enumerate(part["losses"])]
-        followed.append(part["followed"])
-        ablated.append(part["ablated"])
-    table = pd.DataFrame(steps)
-    table["tokens"] = table["tokens"].astype("Int64")
+        followed += [{"step": one.step, "token": token, "loss": loss} for token, loss in enumerate(part["followed"])]
+        ablated[one.step] = np.array(part["ablated"], dtype=float)
     order = ["step", "tokens", *MODEL_SCORES, "prefix_matching", "prefix_matching_head", "previous_token"]
-    order += ["previous_token_head", "problem"]
-    tokens = np.array(followed, dtype=float).reshape(len(followed), -1)
-    without = np.array(ablated, dtype=float).reshape(len(ablated), -1, tokens.shape[1])
-    return table.reindex(columns=order), pd.DataFrame(heads), pd.DataFrame(losses), tokens, without
+    table = pd.DataFrame(steps).reindex(columns=[*order, "previous_token_head", "problem"])
+    table["tokens"] = table["tokens"].astype("Int64")
+    table["loss_slope"] = _slope(table)
+    table["training_loss"] = _training_loss(table["step"].tolist(), training)
+    found = {"steps": table, "heads": pd.DataFrame(heads), "losses": pd.DataFrame(losses)}
+    found["followed"] = pd.DataFrame(followed)
+    return found | {"before": _before(table, found["heads"], found["followed"], ablated)}
+
+
+def _slope(table: "pandas.DataFrame") -> "pandas.Series":
+    """d loss / d ln tokens at every snapshot, in nats per e-fold; of steps where tokens are not known, which is the
+    same for batches of one size. Empty at step 0, whose logarithm is not."""
+    axis = table["step" if table["tokens"].isna().any() else "tokens"].astype(float)
+    there = (axis > 0) & table["loss"].notna()
+    slope = table["loss"] * np.nan
+    if there.sum() > 1:
+        places, losses = (torch.tensor(part[there].to_numpy(dtype=float)) for part in (axis, table["loss"]))
+        slope[there] = log_slope(places, losses).numpy()
+    return slope
+
+
+def _training_loss(steps: list[int], training: Float[np.ndarray, " step"] | None) -> list[float]:
+    """The mean loss of the batches since the snapshot before; NaN at the first one, and where it is not known."""
+    found = []
+    for before, step in zip([None, *steps], steps, strict=False):
+        batches = [] if training is None or before is None else training[before:step]
+        found.append(float(np.mean(batches)) if len(batches) else np.nan)
+    return found
+
+
+def _before(
+    steps: "pandas.DataFrame", heads: "pandas.DataFrame", followed: "pandas.DataFrame", ablated: dict[int, np.ndarray]
+) -> "pandas.DataFrame":
+    """The before-and-after score of every head at every snapshot, for the change of prefix matching."""
+    import pandas as pd
+
+    change = changes_of(steps).get("prefix_matching")
+    if change is None or not change.found or not all(losses.size for losses in ablated.values()):
+        return pd.DataFrame({"step": [], "name": [], "before_and_after": []})
+    clean = {step: torch.tensor(part["loss"].to_numpy()) for step, part in followed.groupby("step")}
+    direction = before_and_after(clean[int(change.start)], clean[int(change.end)])
+    names = heads["name"].drop_duplicates().tolist()
+    rows = []
+    for step, losses in ablated.items():
+        scores = before_and_after_score(direction, clean[step], torch.from_numpy(losses)).tolist()
+        rows += [{"step": step, "name": name, "before_and_after": score}
+                 for name, score in zip(names, scores, strict=True)]  # fmt: skip
+    return pd.DataFrame(rows)

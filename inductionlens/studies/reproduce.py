@@ -16,18 +16,19 @@ from inductionlens.heads import Head
 from inductionlens.models.checkpoints import local_checkpoints
 from inductionlens.plots.formation import plot_analysis
 from inductionlens.probes import generator_from
-from inductionlens.scores.losses import loss_derivative
-from inductionlens.scores.trajectories import loss_trajectories
+from inductionlens.studies.analysis import analysis
 from inductionlens.studies.arguments import arguments_table
-from inductionlens.studies.formation import Formation, formation
+from inductionlens.studies.changes import FORMED
+from inductionlens.studies.changes_table import changes_table
+from inductionlens.studies.formation import formation
 from inductionlens.studies.formation_options import FormationOptions
+from inductionlens.studies.formation_result import Formation, read_formation
 from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
 
 if TYPE_CHECKING:
     import pandas
 
-#: Attention from which a head counts as an induction head here, as in a scan.
-THRESHOLD = 0.4
+#: Random sets of heads removed beside the induction heads.
 DRAWS = 20
 
 
@@ -103,10 +104,10 @@ def reproduce(
 ) -> Reproduction:
     """Train the preset's models, watch them, and say which of the paper's claims hold on them.
 
-    ``folder`` gets ``runs/`` (snapshots), ``tables/`` (steps, heads and losses of every run), ``arguments.csv``,
-    ``runs.csv`` and ``figure.png``. Verdicts are computed from the tables, never written. Called again after an
-    interruption, it goes on with what is missing and ends in the same tables. ``workers`` processes share the work,
-    one thread each. Olsson et al. 2022, Arguments 1, 2, 3 and 5.
+    ``folder`` gets ``runs/`` (snapshots), ``tables/`` (those of every run, see `Formation.save`), ``arguments.csv``,
+    ``runs.csv``, ``changes.csv`` (see `changes_table`) and ``figure.png``. Verdicts are computed from the tables, never
+    written. Called again after an interruption, it goes on with what is missing and ends in the same tables.
+    ``workers`` processes share the work, one thread each. Olsson et al. 2022, Arguments 1, 2, 3 and 5.
 
     Raises:
         InputError: an unknown preset, or a folder that holds other runs.
@@ -128,8 +129,11 @@ def reproduce(
     arguments = arguments_table(runs)
     write_atomically(folder / "runs.csv", encode_table(runs, "csv"))
     write_atomically(folder / "arguments.csv", encode_table(arguments, "csv"))
-    first = [plan for plan in plans if plan.seed == preset.seeds[0]]
-    plot_analysis(folder / "figure.png", analysis(folder, first))
+    models: dict[str, list[Formation]] = {}
+    for plan in plans:
+        models.setdefault(plan.model, []).append(read_formation(folder / "tables" / f"{plan.name}.csv"))
+    write_atomically(folder / "changes.csv", encode_table(changes_table(models), "csv"))
+    plot_analysis(folder / "figure.png", analysis({name: found[0] for name, found in models.items()}))
     return Reproduction(arguments, runs, folder)
 
 
@@ -176,13 +180,11 @@ def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
         for end in ("start", "end", "middle", "size"):
             result[f"{name}_{end}"] = float(getattr(change, end)) if there else None
     heads = found.heads[found.heads["step"] == last["step"]]
-    strong = (heads["prefix_matching"] >= THRESHOLD) & (heads["induction_logit"] > 0)
+    strong = (heads["prefix_matching"] >= FORMED) & (heads["induction_logit"] > 0)
     induction = [Head.parse(name) for name in heads.loc[strong, "name"]]
     result["induction_heads"] = [str(head) for head in induction]
     result["qk_eigen"] = float(heads.loc[strong, "qk_eigen"].mean()) if strong.any() else None
     result |= _removed(place, induction, windows, found)
-    result["token_losses"] = found.token_losses.tolist()
-    result["before"] = found.before_and_after().to_dict("list")
     return result
 
 
@@ -206,47 +208,8 @@ def _removed(place: Path, induction: list[Head], windows: int, found: Formation)
     return {"lost": float(change[0]), "lost_random": change[1:].tolist()}
 
 
-def analysis(folder: Path, plans: list[Plan]) -> dict[str, dict[str, Any]]:
-    """What `draw_analysis` draws of some runs, whose rows must be the same ones: from their tables alone."""
-    import pandas as pd
-
-    runs: dict[str, dict[str, Any]] = {}
-    for plan in plans:
-        table = folder / "tables" / f"{plan.name}.csv"
-        kept = json.loads(table.with_suffix(".json").read_text())
-        runs[plan.model] = {
-            "steps": pd.read_csv(table), "heads": pd.read_csv(table.with_suffix(".heads.csv")),
-            "losses": pd.read_csv(table.with_suffix(".losses.csv")), "before": pd.DataFrame(kept["before"]),
-            "token_losses": np.array(kept["token_losses"]),
-            "window": None if kept["prefix_start"] is None or kept["prefix_matching"] < THRESHOLD
-            else (kept["prefix_start"], kept["prefix_end"]),
-        }  # fmt: skip
-    stacked = np.concatenate([run["token_losses"] for run in runs.values()])
-    places = np.split(
-        loss_trajectories(torch.from_numpy(stacked)).scores.numpy(),
-        np.cumsum([len(run["token_losses"]) for run in runs.values()])[:-1],
-    )
-    for run, place in zip(runs.values(), places, strict=True):
-        run["trajectory"] = pd.DataFrame({"step": run["steps"]["step"], "first": place[:, 0], "second": place[:, 1]})
-        run["derivative"] = _derivative(run["losses"])
-    return runs
-
-
-def _derivative(losses: "pandas.DataFrame") -> "pandas.DataFrame":
-    """The slope of the loss on ln(position), by step and bin; ``index`` is the bin's middle."""
-    import pandas as pd
-
-    rows = []
-    for step, part in losses.groupby("step"):
-        found = loss_derivative(torch.tensor(part.sort_values("index")["loss"].to_numpy())[None])
-        middle = ((found.first + found.last) / 2).tolist()
-        rows.append(pd.DataFrame({"step": step, "index": middle, "slope": found.slope[0].numpy()}))
-    return pd.concat(rows, ignore_index=True)
-
-
 def _summary(folder: Path, plan: Plan) -> dict[str, Any]:
     found = json.loads((folder / "tables" / f"{plan.name}.json").read_text())
-    del found["token_losses"], found["before"]
     random = found.pop("lost_random")
     found["induction_heads"] = " ".join(found["induction_heads"])
     numbers = {name: np.nan if value is None else value for name, value in found.items()}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,6 +168,17 @@ def unseen_rows(folder: Path, count: int) -> Windows | None:
         options.data, batch_size=count, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )
     return Windows(batches(options.steps + 1), f"rows of {options.data} after the last step", 0)
+
+
+def training_losses(folder: Path) -> np.ndarray | None:
+    """The training loss of every step of a run, [step] from the first; None where the folder holds none."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(folder / "training.csv")
+        return table.sort_values("step")["loss"].to_numpy(dtype=float)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _claim(folder: Path, options: TrainOptions) -> None:

@@ -1,0 +1,103 @@
+"""When the curves of several runs change, and how far apart."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inductionlens.errors import InputError
+from inductionlens.intervals import student_interval
+from inductionlens.phase_change import PhaseChange
+from inductionlens.several_changes import co_occurrence, spread
+from inductionlens.studies.changes import CURVES, changes_of
+from inductionlens.studies.formation_result import Formation, read_formation
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Steps of a change that get an interval over seeds.
+MOMENTS = ("start", "end", "middle")
+
+
+def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFrame":
+    """One row per model and curve: how many of its runs (seeds) change, when, by how much, how sharply; and how many
+    steps after prefix matching. ``models`` holds the runs of each model by its name.
+
+    ``start``, ``end`` and ``middle`` are means over the runs that change, with 95% intervals (Student's t) in
+    ``_low`` and ``_high``; on a logarithmic axis means and intervals are those of the logarithm, and go back to steps.
+    ``size`` and ``sharpness`` are plain means. ``after_prefix`` is the curve's middle minus that of prefix matching, in
+    steps, over the runs in which both change, and ``overlap`` the share of either window that both have. Empty where
+    no run changes; intervals where fewer than two do.
+
+    Raises:
+        InputError: a model without runs.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, runs in models.items():
+        if not runs:
+            raise InputError(f"{name} has no run.")
+        found = [changes_of(run.steps) for run in runs]
+        for curve in CURVES:
+            rows.append({"model": name, "curve": curve, "seeds": len(runs), **_row(found, curve)})
+    return pd.DataFrame(rows)
+
+
+def _row(runs: list[dict[str, PhaseChange]], curve: str) -> dict[str, Any]:
+    there = [run[curve] for run in runs if curve in run and run[curve].found]
+    axes = {one.axis for one in there}
+    if len(axes) > 1:
+        raise InputError("Runs of one model must be watched at steps of one spacing, even or logarithmic.")
+    row: dict[str, Any] = {"changed": len(there)}
+    for moment in MOMENTS:
+        values = np.array([getattr(one, moment) for one in there], dtype=float)
+        over = spread(values, next(iter(axes), "linear"))
+        row |= {moment: over.mean, f"{moment}_low": over.low, f"{moment}_high": over.high}
+    for name in ("size", "sharpness"):
+        row[name] = float(np.mean([getattr(one, name) for one in there])) if there else np.nan
+    pairs = [(run.get("prefix_matching"), run.get(curve)) for run in runs if curve != "prefix_matching"]
+    both = [co_occurrence(*pair) for pair in pairs if all(one is not None and one.found for one in pair)]
+    steps = np.array([one.steps for one in both], dtype=float)
+    low, high = student_interval(steps)
+    row |= {"after_prefix": float(steps.mean()) if both else np.nan, "after_prefix_low": low, "after_prefix_high": high}
+    return row | {"overlap": float(np.mean([one.overlap for one in both])) if both else np.nan}
+
+
+def read_models(tables: Sequence[str | Path]) -> dict[str, list[Formation]]:
+    """Saved formation tables, as the seeds of one model where training differed in nothing but the seed.
+
+    A model is called by what its files' names have in common, without a final ``seed``; a run whose settings are not
+    known (a series from the hub) is a model of its own.
+
+    Raises:
+        InputError: a table given twice, one that cannot be read, or two models whose files have one name.
+    """
+    paths = [Path(table) for table in tables]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise InputError(f"{path} was given twice.")
+    groups: dict[str, list[tuple[Path, Formation]]] = {}
+    for path in paths:
+        run = read_formation(path)
+        settings = dict(run.provenance.get("run") or {"file": str(path)})
+        settings.pop("seed", None)
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append((path, run))
+    named = {}
+    for group in groups.values():
+        name = _in_common([path.stem for path, _ in group])
+        if name in named:
+            raise InputError(f"Two models would be called {name}; rename their tables.")
+        named[name] = [run for _, run in group]
+    return named
+
+
+def _in_common(stems: list[str]) -> str:
+    if len(stems) == 1:
+        return stems[0]
+    shared = os.path.commonprefix(stems)  # noqa: RUF071 (of words, not of paths)
+    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", shared) or stems[0]
