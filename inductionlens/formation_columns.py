@@ -28,7 +28,7 @@ FORMATION_COLUMNS: dict[str, Column] = {
                     "", "steps", "", False, True),
     "end": Column("step of the first snapshot after the change; the same", "float", "", "steps", "", False, True),
     "middle": Column("step half-way; the same", "float", "", "steps", "", False, True),
-    "size": Column("in tables of changes, the curve at the end minus at the start; of a QK term, its Frobenius norm", "float"),
+    "size": Column("of a change, the curve at its end minus at its start; of a QK term, its Frobenius norm", "float"),
     "sharpness": Column("how many times as fast as an even spread over the run; mean over seeds", "float", "from 1.5"),
     "after_prefix": Column("the curve's middle minus that of prefix matching, where both change", "float", "", "steps",
                            "", False, True),
