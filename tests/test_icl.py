@@ -403,6 +403,15 @@ def test_a_hub_data_set_is_streamed(monkeypatch, gpt2, column):
     assert all(len(set(row[1:].tolist())) == 1 for row in made.tokens)
 
 
+def test_a_scan_reads_previous_tokens_on_a_hub_data_set(monkeypatch, gpt2):
+    asked, taken = stand_in(monkeypatch, ({"text": chr(65 + n % 26) * 10**4} for n in range(10**6)))
+    found = il.scan(gpt2, sequences=2, period=5, logit_period=5, controls=False, text="hub:some/set")
+    assert asked == [(("some/set", None), {"streaming": True})]
+    assert len(taken) == 40  # four rows a window
+    assert set(found.table["previous_token_source"]) == {"text"}
+    assert found.provenance["probes"]["previous_token"].startswith("hub:some/set, 10 windows")
+
+
 def test_short_rows_are_joined_and_the_first_split_is_taken(monkeypatch):
     stand_in(monkeypatch, [{"text": letter * 5} for letter in "abcde"], split="validation")
     texts = [text.text for text in corpus.hub_texts("some/set", least=8)]

@@ -46,7 +46,7 @@ def scan(
     logit_period: Annotated[int, typer.Option(help="Block length of the logit probe.")] = 30,
     bos: Bos = None,
     no_bos: NoBos = False,
-    text: Annotated[str, typer.Option(help="Text for previous_token: stdlib, random, or a .txt file or folder.")] = "auto",
+    text: Annotated[str, typer.Option(help="Text for previous_token: stdlib, random, a .txt file or folder, hub:NAME.")] = "auto",
     reduce: Annotated[str, typer.Option(help="How several targets count: sum, last, first, entry_mean, diagonal.")] = "sum",
     value_weighted: Annotated[bool, typer.Option("--value-weighted", help="Weigh attention by value norms.")] = False,
     copying_source: Annotated[str, typer.Option(help="value or head_output.")] = "value",

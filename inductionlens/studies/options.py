@@ -26,7 +26,8 @@ class ScanOptions:
     """Start sequences with the model's BOS (True), with this token id, or with none (False)."""
     text: str = "auto"
     """Where ``previous_token`` is measured: ``stdlib`` (source text of the running Python), a .txt file or folder,
-    ``random`` (the repeated probe), or ``auto``: stdlib where the model has a tokenizer, else random."""
+    ``hub:NAME`` (a data set of the hub), ``random`` (the repeated probe), or ``auto``: stdlib where the model has a
+    tokenizer, else random."""
     reduce: str = "sum"
     """How a query's several targets count; see `inductionlens.scores.attention.weigh`. ``diagonal`` is the plain
     diagonal of two-repeat recipes."""

@@ -1,8 +1,6 @@
 """Every token sequence that a scan runs a model on."""
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
@@ -21,6 +19,7 @@ from inductionlens.probes import (
     token_pool,
 )
 from inductionlens.studies.options import ScanOptions
+from inductionlens.studies.windows import read_texts
 
 #: Windows of natural text for previous_token: 10 of 512 tokens, or of the whole context where that is shorter.
 TEXT_WINDOWS, TEXT_LENGTH = 10, 512
@@ -131,11 +130,8 @@ def _text_probe(model: Model, options: ScanOptions, bos: int | None) -> tuple[Pr
         return None, "the repeated probe"
     if encode is None:
         raise InputError("The model has no tokenizer to read text with; use text='random' (--text random).")
-    if options.text in ("auto", "stdlib"):
-        texts, name = list(corpus.python_stdlib()), f"stdlib of Python {platform.python_version()}"
-    else:
-        texts, name = list(corpus.text_file(options.text)), Path(options.text).name
     length = min(TEXT_LENGTH, model.cfg.n_ctx)
+    texts, name = read_texts(options.text, TEXT_WINDOWS, length)
     windows = corpus.text_windows(texts, encode, windows=TEXT_WINDOWS, length=length, bos=bos, seed=options.seed)
     probe = Probe(windows, bos, length - int(bos is not None), 1, options.seed)
     return probe, f"{name}, {len(windows)} windows of {length}, sha256 {corpus.digest(texts)}"

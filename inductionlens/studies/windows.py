@@ -71,7 +71,7 @@ def make_windows(
         return _random_windows(model, windows, length, first, seed)
     if encode is None:
         raise InputError("The model has no tokenizer to read text with; use text='random' (--text random).")
-    texts, name = _read(text, windows, length)
+    texts, name = read_texts(text, windows, length)
     try:
         tokens = corpus.text_windows(texts, encode, windows=windows, length=length, bos=first, seed=seed)
     except InputError as error:
@@ -81,8 +81,12 @@ def make_windows(
     return Windows(tokens, name, first, corpus.digest(texts))
 
 
-def _read(text: str | Path, windows: int, length: int) -> tuple[Sequence[corpus.Text], str]:
-    """The texts, and in words what they are."""
+def read_texts(text: str | Path, windows: int, length: int) -> tuple[Sequence[corpus.Text], str]:
+    """The texts of a source (see `make_windows`), enough for so many windows of so many tokens, and what they are.
+
+    Raises:
+        InputError: no such text, or a data set that cannot be had.
+    """
     if text in ("auto", "stdlib"):
         return list(corpus.python_stdlib()), f"stdlib of Python {platform.python_version()}"
     if str(text).startswith("hub:"):
