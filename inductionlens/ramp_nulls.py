@@ -7,14 +7,18 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from inductionlens.ramps import ROUNDING, Grid, Window, allowed, columns, gains, grid
+from inductionlens.ramps import ROUNDING, Grid, Window, allowed, best_window, columns, gains, grid
 
 #: Noise curves behind a p-value; the smallest p is 1/1000.
 DRAWS = 999
 
 
-def p_value(on: Grid, curve: Float[np.ndarray, " snapshot"], taken: Sequence[Window], seed: int) -> float:
-    """How often trend, the ramps taken and white noise leave as large a share to one more ramp; never 0.
+def p_value(
+    on: Grid, curve: Float[np.ndarray, " snapshot"], taken: Sequence[Window], seed: int, correlation: float = 0.0
+) -> float:
+    """How often trend, the ramps taken and noise leave as large a share to one more ramp; never 0.
+
+    The noise is white, or, where no ramp is taken, has a ``correlation`` between neighbouring snapshots.
 
     The share of the remaining squared error that the best further ramp explains depends neither on the trend's size
     nor on the noise's, so that Gaussian draws give its null exactly where no ramp is taken yet.
@@ -24,17 +28,33 @@ def p_value(on: Grid, curve: Float[np.ndarray, " snapshot"], taken: Sequence[Win
     if not error or not room.any():
         return 1.0
     observed = gains(on, basis, curve[:, None])[room].max() / error
-    null = _null(on, basis, room, seed) if taken else _null_alone(on.key, seed)
+    null = _null(on, basis, room, seed) if taken else _null_alone(on.key, seed, correlation)
     return (1 + int((null >= observed).sum())) / (1 + DRAWS)
 
 
-def p_value_of_jumps(on: Grid, curve: Float[np.ndarray, " snapshot"], seed: int) -> float:
+def p_value_of_jumps(on: Grid, curve: Float[np.ndarray, " snapshot"], seed: int, correlation: float = 0.0) -> float:
     """The same of the best two jumps together: a stair looks like a drift to one ramp alone."""
     error = _left_over(curve, on.trends[-1])
     if not error:
         return 1.0
     observed = jump_gains(on, curve[:, None])[0] / error
-    return (1 + int((_null_of_jumps(on.key, seed) >= observed).sum())) / (1 + DRAWS)
+    return (1 + int((_null_of_jumps(on.key, seed, correlation) >= observed).sum())) / (1 + DRAWS)
+
+
+def correlation_of(on: Grid, curve: Float[np.ndarray, " snapshot"]) -> float:
+    """How much alike neighbouring snapshots are beside trend and the best ramp: 0 to 0.9, in steps of 0.1.
+
+    Their lag-one correlation, plus (1 + 3 r) / n for what a short series lacks (Kendall 1954); 0 for a negative one,
+    and where only rounding is left.
+    """
+    window = best_window(on, on.trends[-1], curve, [])
+    basis = columns(on, on.trends[-1], [window] if window else [])
+    if not _left_over(curve, basis):
+        return 0.0
+    q = np.linalg.qr(basis).Q
+    left = curve - q @ (q.T @ curve)
+    r = float(left[1:] @ left[:-1] / (left @ left))
+    return round(min(max(r + (1 + 3 * r) / len(curve), 0.0), 0.9), 1)
 
 
 def _left_over(curve: Float[np.ndarray, " snapshot"], basis: np.ndarray) -> float:
@@ -62,17 +82,21 @@ def jump_gains(on: Grid, curves: Float[np.ndarray, "snapshot curve"]) -> Float[n
     return best
 
 
-def _noise(on: Grid, basis: np.ndarray, seed: int) -> Float[np.ndarray, "snapshot draw"]:
-    """White noise beside ``basis``, of unit length."""
+def _noise(on: Grid, basis: np.ndarray, seed: int, correlation: float) -> Float[np.ndarray, "snapshot draw"]:
+    """Noise beside ``basis``, of unit length: each snapshot has this correlation with the one before."""
     q = np.linalg.qr(basis).Q
     noise = np.random.default_rng(seed).standard_normal((len(on.x), DRAWS))
+    for snapshot in range(1, len(noise)):
+        noise[snapshot] = correlation * noise[snapshot - 1] + (1 - correlation**2) ** 0.5 * noise[snapshot]
     noise -= q @ (q.T @ noise)
     return noise / np.linalg.norm(noise, axis=0)
 
 
-def _null(on: Grid, basis: np.ndarray, room: Bool[np.ndarray, " window"], seed: int) -> Float[np.ndarray, " draw"]:
-    """The largest share of white noise that any window with room explains, draw by draw."""
-    noise, share = _noise(on, basis, seed), np.zeros(DRAWS)
+def _null(
+    on: Grid, basis: np.ndarray, room: Bool[np.ndarray, " window"], seed: int, correlation: float = 0.0
+) -> Float[np.ndarray, " draw"]:
+    """The largest share of noise that any window with room explains, draw by draw."""
+    noise, share = _noise(on, basis, seed, correlation), np.zeros(DRAWS)
     # In parts, because all windows of 200 snapshots at once would take 160 MB.
     for part in np.array_split(np.flatnonzero(room), 1 + room.sum() // 1000):
         some = replace(on, windows=on.windows[part], ramps=on.ramps[part])
@@ -80,13 +104,13 @@ def _null(on: Grid, basis: np.ndarray, room: Bool[np.ndarray, " window"], seed: 
     return share
 
 
-@functools.lru_cache(maxsize=8)
-def _null_alone(key: tuple[tuple[float, ...], bool], seed: int) -> Float[np.ndarray, " draw"]:
+@functools.lru_cache(maxsize=32)
+def _null_alone(key: tuple[tuple[float, ...], bool], seed: int, correlation: float) -> Float[np.ndarray, " draw"]:
     on = grid(*key)
-    return _null(on, on.trends[-1], allowed(on, []), seed)
+    return _null(on, on.trends[-1], allowed(on, []), seed, correlation)
 
 
-@functools.lru_cache(maxsize=8)
-def _null_of_jumps(key: tuple[tuple[float, ...], bool], seed: int) -> Float[np.ndarray, " draw"]:
+@functools.lru_cache(maxsize=32)
+def _null_of_jumps(key: tuple[tuple[float, ...], bool], seed: int, correlation: float) -> Float[np.ndarray, " draw"]:
     on = grid(*key)
-    return jump_gains(on, _noise(on, on.trends[-1], seed))
+    return jump_gains(on, _noise(on, on.trends[-1], seed, correlation))

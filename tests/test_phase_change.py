@@ -253,6 +253,47 @@ def test_of_200_curves_of_noise_at_most_1_in_20_breaks(drift, axis, n):
     assert sum(one.p_value <= 0.2 for one in answers) <= 60
 
 
+def correlated(n, correlation, draws):
+    """Noise of variance 1 whose neighbours correlate, [snapshot, draw]."""
+    noise = np.random.default_rng(1).standard_normal((n, draws))
+    for snapshot in range(1, n):
+        noise[snapshot] = correlation * noise[snapshot - 1] + math.sqrt(1 - correlation**2) * noise[snapshot]
+    return noise
+
+
+@pytest.mark.parametrize(("correlation", "most"), [(0.3, 10), (0.6, 30)])
+def test_of_200_curves_of_correlated_noise_few_break(correlation, most):
+    steps, noise = snapshots(40, "linear"), correlated(40, correlation, 200)
+    found = sum(find_change(steps, curve).found for curve in noise.T)
+    assert found <= most
+    whole = [find_change(steps, ramp(40, 15, 19) + curve / 10) for curve in noise.T[:10]]
+    assert all(one.found for one in whole)
+
+
+def test_the_correlation_is_that_of_what_the_best_ramp_leaves():
+    on = ramps.grid(tuple(snapshots(30, "linear").tolist()), False)
+    x, trend = share_of_run(snapshots(30, "linear"), "linear"), twin_trends(snapshots(30, "linear"), False)[-1]
+    for correlation in (0.0, 0.5, 0.9):
+        curve = correlated(30, correlation, 3)[:, 2] + 3 * ramp(30, 9, 12)
+        window = min(twin_windows(30), key=lambda w, y=curve: twin_error(y, [*trend, twin_ramp(x, *w)]))
+        design = np.array([*trend, twin_ramp(x, *window)]).T
+        left = curve - design @ np.linalg.lstsq(design, curve, rcond=None)[0]
+        lag = sum(left[i] * left[i + 1] for i in range(29)) / sum(value**2 for value in left)
+        expected = min(max(lag + (1 + 3 * lag) / 30, 0), 0.9)
+        assert ramp_nulls.correlation_of(on, curve) == pytest.approx(expected, abs=0.0501)
+    assert ramp_nulls.correlation_of(on, (-1.0) ** np.arange(30)) == 0
+    assert ramp_nulls.correlation_of(on, ramp(30, 9, 12)) == 0  # only rounding is left
+
+
+def test_noise_of_the_null_has_its_correlation():
+    on = ramps.grid(tuple(snapshots(60, "linear").tolist()), False)
+    for correlation in (0.0, 0.4, 0.8):
+        noise = ramp_nulls._noise(on, np.ones((60, 1)), 0, correlation)
+        lag = (noise[1:] * noise[:-1]).sum(0) / (noise**2).sum(0)
+        assert lag.mean() == pytest.approx(correlation - (1 + 3 * correlation) / 60, abs=0.02)
+        assert (noise**2).sum(0) == pytest.approx(np.ones(noise.shape[1]))
+
+
 @pytest.mark.parametrize("axis", ["log", "linear"])
 @pytest.mark.parametrize("power", [-1, -0.5, -0.3, 0.5, 1, 2])
 def test_powers_and_logarithms_break_nowhere(axis, power):
