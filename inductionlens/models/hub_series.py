@@ -151,13 +151,16 @@ def _files(repository: str) -> list[str]:
 
 @contextlib.contextmanager
 def _listing(repository: str) -> Iterator[None]:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     try:
         with offline_if_unreachable():
             yield
     except Exception as error:
+        reason = "there is no network" if isinstance(error, OfflineModeIsEnabled) else first_line(error)
         raise InputError(
-            f"There is no folder {repository}, and on the hub its checkpoints could not be listed "
-            f"({first_line(error)}); give a folder of checkpoints, or try again with a network."
+            f"The checkpoints of {repository} could not be listed on the hub ({reason}); give a folder of checkpoints, "
+            "or try again with a network."
         ) from error
 
 
