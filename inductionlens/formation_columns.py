@@ -24,6 +24,7 @@ FORMATION_COLUMNS: dict[str, Column] = {
     "curve": Column("the column of a table of steps whose change is described", "str"),
     "seeds": Column("runs of the model", "int"),
     "changed": Column("runs of the model whose curve changes", "int"),
+    "formed": Column("runs of the model in which an induction head formed: a break, and 0.4 or more at the end", "int"),
     "start": Column("step of the last snapshot before the change; mean over seeds, interval by Student's t", "float",
                     "", "steps", "", False, True),
     "end": Column("step of the first snapshot after the change; the same", "float", "", "steps", "", False, True),

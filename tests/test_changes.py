@@ -57,7 +57,7 @@ def test_one_row_per_model_and_curve_with_students_intervals():
         [model, curve] for model in ("two", "one") for curve in ("prefix_matching", "icl_score", "copying_gain")
     ]
     first = table.iloc[0]
-    assert (first["seeds"], first["changed"]) == (3, 3)
+    assert (first["seeds"], first["changed"], first["formed"]) == (3, 3, 3)
     starts = np.array([300.0, 400.0, 350.0])
     half = T[3] * starts.std(ddof=1) / math.sqrt(3)
     assert [first[name] for name in ("start", "start_low", "start_high")] == pytest.approx(
@@ -90,6 +90,9 @@ def test_seeds_that_do_not_change_are_counted_and_left_out():
     table = changes_table({"m": [made(300), made(size=0.02), made(500)]})
     first = table.iloc[0]
     assert (first["seeds"], first["changed"], first["start"]) == (3, 2, 400)
+    assert set(table["formed"]) == {2}
+    weak = changes_table({"m": [made(300), made(300, size=0.38), made(300, size=0.42)]}).iloc[0]
+    assert (weak["changed"], weak["formed"]) == (3, 2)
     assert first["start_high"] - 400 == pytest.approx(T[2] * 100 * math.sqrt(2) / math.sqrt(2))
     score = table.iloc[1]  # the second seed's score changes at 400 although nothing else does
     assert (score["changed"], score["after_prefix"]) == (3, 0)
@@ -186,7 +189,8 @@ def test_changes_from_the_command_line(tmp_path):
     code, printed, err = run("changes", *tables, "--out", out, "--picture", picture)
     assert (code, err) == (0, "")
     lines = [line.split() for line in printed.splitlines()]
-    assert lines[3][:11] == ["toy", "prefix_matching", "2", "of", "2", "350", "to", "375", "362", "[-273,", "998]"]
+    assert lines[3][:6] == ["toy", "prefix_matching", "2", "of", "2", "2"]
+    assert lines[3][6:12] == ["350", "to", "375", "362", "[-273,", "998]"]
     assert ["flat", "prefix_matching", "0", "of", "1", "-", "-", "-", "-", "-"] in lines
     assert f"6 rows written to {out}" in printed
     assert picture.stat().st_size > 10_000

@@ -218,7 +218,7 @@ def test_before_and_after_follows_the_same_tokens_without_each_head(run_folder, 
         at = [int(np.abs(own[window] - loss).argmin()) for window, loss in enumerate(followed[step])]
         clean[step] = own[range(3), at]
         for head in (Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)):
-            with il.ablate(model, [head]), torch.no_grad():
+            with il.ablate(model, [head], patterns=il.clean_run(model, windows)), torch.no_grad():
                 losses = model(windows, return_type="loss", loss_per_token=True).numpy()
             ablated[step, head.label] = losses[range(3), at]
     moved = clean[4] - clean[2]
@@ -278,6 +278,7 @@ def test_every_snapshot_has_its_row_and_its_heads(measured):
 
 def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     from inductionlens.composition import measure_k_term
+    from inductionlens.intervals import mean_interval
     from inductionlens.measure import measure_attention, measure_induction_logit
     from inductionlens.probes import repeated_tokens, token_pool
     from inductionlens.scores.attention import TARGETS
@@ -302,6 +303,12 @@ def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     assert row["copying_gain"] == pytest.approx(row["loss_first_copy"] - row["loss_later_copies"])
     icl = il.in_context_learning(model, n_windows=3)
     assert row["icl_score"] == pytest.approx(icl.score, abs=1e-6)
+    assert (row["icl_score_low"], row["icl_score_high"]) == pytest.approx((icl.low, icl.high), abs=1e-6)
+    lows, highs = mean_interval(samples["prefix_matching"].numerator.reshape(4, -1))
+    assert own["prefix_matching_low"].tolist() == pytest.approx(lows.tolist())
+    assert own["prefix_matching_high"].tolist() == pytest.approx(highs.tolist())
+    top = own["prefix_matching"].to_numpy().argmax()
+    assert (row["prefix_matching_low"], row["prefix_matching_high"]) == pytest.approx((lows[top], highs[top]))
     assert row["loss"] == pytest.approx(icl.losses.mean(), abs=1e-6)
     assert measured.provenance["measured"]["icl"] == [icl.late, icl.early]
     at = measured.losses[measured.losses["step"] == 4]
@@ -314,9 +321,11 @@ def test_numbers_are_those_of_the_other_studies(run_folder, measured):
 
 def test_ablation_at_a_snapshot_is_that_of_the_ablation_study(run_folder, measured):
     model = il.load_model(run_folder / "step-0000008")
-    study = il.ablation_study(model, measures=("icl",), n_windows=3, groups=False, period=5)
-    own = measured.heads[measured.heads["step"] == 8]
-    assert own["effect_icl"].to_numpy() == pytest.approx(study.table["effect_icl"].to_numpy(float), abs=1e-6)
+    free = formation(run_folder, steps="8", hold_patterns=False, **QUICK)
+    for found, hold in ((measured, True), (free, False)):
+        study = il.ablation_study(model, measures=("icl",), n_windows=3, groups=False, period=5, hold_patterns=hold)
+        own = found.heads[found.heads["step"] == 8]
+        assert own["effect_icl"].to_numpy() == pytest.approx(study.table["effect_icl"].to_numpy(float), abs=1e-6)
     assert formation(run_folder, steps="8", ablate=False, **QUICK).heads["effect_icl"].isna().all()
 
 
@@ -465,7 +474,7 @@ def test_changes_are_found_on_even_and_on_log_spaced_steps():
         late = np.array(steps) > 400
         jump = np.where(late, 0.8, 0.05) + 0.005 * np.sin(np.arange(len(steps)))
         curves = {"prefix_matching": jump, "icl_score": -2 * jump, "copying_gain": 0.0}
-        return pd.DataFrame({"step": steps, "loss": 4.0, **curves})
+        return pd.DataFrame({"step": steps, "loss": 4.0, "prefix_matching_head": "L1H2", **curves})
 
     even = changes_of(table(range(0, 1001, 25)))
     log = changes_of(table([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000, 8000]))
@@ -477,6 +486,15 @@ def test_changes_are_found_on_even_and_on_log_spaced_steps():
     assert words[0].startswith(
         "prefix matching of the best head: 0.05 at first, 0.80 at the end; changes from step 400"
     )
+    assert words[-2] == "An induction head formed: L1H2, at 0.80."
+    weak = table(range(0, 1001, 25))
+    weak["prefix_matching"] /= 4
+    assert "No induction head formed in an abrupt change: that takes a break, and 0.4 or more at the end." in in_words(
+        weak
+    )
+    slow = table(range(0, 1001, 25))
+    slow["prefix_matching"] = slow["step"] / 1000
+    assert "No induction head formed" in in_words(slow)[3]
     assert words[-1] == (
         "In-context learning changes 0 steps after prefix matching (middle to middle); their windows overlap by 100%."
     )

@@ -163,13 +163,16 @@ def test_induction_heads_are_removed_beside_as_many_others(tmp_path):
             losses = model(rows, return_type="loss", loss_per_token=True)
         return float((losses[:, late] - losses[:, early]).mean())
 
-    clean, lost = score(), {}
-    for head in (Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)):
-        with il.ablate(model, [head]):
-            lost[head] = score() - clean
-    assert removed["lost"] == pytest.approx(lost.pop(induction), abs=1e-5)
-    assert sorted(removed["lost_random"]) == pytest.approx(sorted(lost.values()), abs=1e-5)
-    assert _removed(place, [], 8, found) == {"lost": None, "lost_random": []}
+    clean = score()
+    for patterns, end in ((il.clean_run(model, rows), ""), (None, "_free")):
+        lost = {}
+        for head in (Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)):
+            with il.ablate(model, [head], patterns=patterns):
+                lost[head] = score() - clean
+        assert removed[f"lost{end}"] == pytest.approx(lost.pop(induction), abs=1e-5)
+        assert sorted(removed[f"lost_random{end}"]) == pytest.approx(sorted(lost.values()), abs=1e-5)
+    none = {"lost": None, "lost_random": [], "lost_free": None, "lost_random_free": []}
+    assert _removed(place, [], 8, found) == none
 
 
 def test_presets_are_the_papers_grid():

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas
 
 TITLES = {
-    "model": "model", "curve": "curve", "runs": "changed", "window": "steps", "middle": "middle", "size": "size",
-    "sharpness": "sharp", "after": "after prefix",
+    "model": "model", "curve": "curve", "runs": "changed", "formed": "formed", "window": "steps", "middle": "middle",
+    "size": "size", "sharpness": "sharp", "after": "after prefix",
 }  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def changes(
         return
     show(_in_brief(table), TITLES)
     print(
-        "Mean over the seeds that change, 95% intervals over seeds. Sharp: times as fast as an even spread over the run. "
+        "Formed: seeds whose best head breaks and ends at 0.4 or above. Means over the seeds that change, 95% intervals "
+        "over seeds. Sharp: times as fast as an even spread over the run. "
         "After prefix: steps from the middle of prefix matching's change."
     )
     wrote(table, out)
@@ -54,7 +55,7 @@ def changes(
 
 def _in_brief(table: "pandas.DataFrame") -> "pandas.DataFrame":
     rows = table.to_dict("records")
-    return table[["model", "curve", "size", "sharpness"]].assign(
+    return table[["model", "curve", "formed", "size", "sharpness"]].assign(
         runs=[f"{row['changed']} of {row['seeds']}" for row in rows],
         window=[f"{row['start']:.0f} to {row['end']:.0f}" if row["changed"] else "-" for row in rows],
         middle=[_with_ends(row, "middle") for row in rows],

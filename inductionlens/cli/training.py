@@ -72,6 +72,7 @@ def formation(
     late: Annotated[int | None, typer.Option(help="Later token of the in-context-learning score.")] = None,
     early: Annotated[int | None, typer.Option(help="Earlier token of it.")] = None,
     no_ablate: Annotated[bool, typer.Option("--no-ablate", help="Do not zero every head at every snapshot.")] = False,
+    free_attention: Annotated[bool, typer.Option("--free-attention", help="Let attention react to a zeroed head; by default it is held.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep fetched checkpoints on disk.")] = False,
     seed: Annotated[int, typer.Option(help="Decides every random token.")] = 0,
     bos: Bos = None,
@@ -94,7 +95,7 @@ def formation(
 
         options = FormationOptions(
             sequences=sequences, period=period, n_windows=windows, text=text, length=length, late=late, early=early,
-            ablate=not no_ablate, seed=seed, bos=start, batch_size=batch_size,
+            ablate=not no_ablate, hold_patterns=not free_attention, seed=seed, bos=start, batch_size=batch_size,
         )  # fmt: skip
         found = measure(
             run, steps=steps, options=options, partial=partial, device=device, keep=keep, on_progress=progress.at

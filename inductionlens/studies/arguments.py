@@ -91,7 +91,7 @@ def _undone(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
     ends = student_interval(share)
     low = ends[0] if ends[0] == ends[0] else share.min()
     beside = f"; {np.nanmean(random):.0%} without as many others" if np.isfinite(random).any() else ""
-    measured = f"{share.mean():.0%} of the score lost{beside}"
+    measured = f"{share.mean():.0%} of the score lost, attention held{beside}"
     return _row("3", claim, "more than 50% lost", measured, ends, HOLDS if low > 0.5 else FAILS)
 
 

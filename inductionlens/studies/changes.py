@@ -72,6 +72,13 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
             )
         else:
             said.append(f"{whole}; no abrupt change (p = {changes[name].p_value:.2g}).")
+    if "prefix_matching" in changes:
+        last = read["prefix_matching"].iloc[-1]
+        said.append(
+            f"An induction head formed: {read['prefix_matching_head'].iloc[-1]}, at {last:.2f}."
+            if formed(steps)
+            else f"No induction head formed in an abrupt change: that takes a break, and {FORMED} or more at the end."
+        )
     pair = [changes.get(name) for name in ("prefix_matching", "icl_score")]
     if all(one is not None and one.found for one in pair):
         together = co_occurrence(*pair)

@@ -13,7 +13,7 @@ from inductionlens.errors import InputError
 from inductionlens.intervals import student_interval
 from inductionlens.phase_change import PhaseChange
 from inductionlens.several_changes import co_occurrence, spread
-from inductionlens.studies.changes import CURVES, changes_of
+from inductionlens.studies.changes import CURVES, changes_of, formed
 from inductionlens.studies.formation_result import Formation, read_formation
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ MOMENTS = ("start", "end", "middle")
 
 def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFrame":
     """One row per model and curve: how many of its runs (seeds) change, when, by how much, how sharply; and how many
-    steps after prefix matching. ``models`` holds the runs of each model by its name.
+    steps after prefix matching. ``formed`` counts the runs in which an induction head formed (see `formed`): a curve
+    without noise may break and go nowhere. ``models`` holds the runs of each model by its name.
 
     ``start``, ``end`` and ``middle`` are means over the runs that change, with 95% intervals (Student's t) in
     ``_low`` and ``_high``; on a logarithmic axis means and intervals are those of the logarithm, and go back to steps.
@@ -43,8 +44,10 @@ def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFram
         if not runs:
             raise InputError(f"{name} has no run.")
         found = [changes_of(run.steps) for run in runs]
+        formed_in = sum(formed(run.steps) is not None for run in runs)
         for curve in CURVES:
-            rows.append({"model": name, "curve": curve, "seeds": len(runs), **_row(found, curve)})
+            row = {"model": name, "curve": curve, "seeds": len(runs), "formed": formed_in}
+            rows.append(row | _row(found, curve))
     return pd.DataFrame(rows)
 
 

@@ -26,6 +26,9 @@ class FormationOptions:
     """The earlier one."""
     ablate: bool = True
     """Also zero every head at every snapshot and measure the in-context-learning score again."""
+    hold_patterns: bool = True
+    """Hold attention at the clean run's while a head is zeroed, as Olsson et al. 2022 do: what a head writes for others
+    to find their place by is then not counted. Otherwise attention may react."""
     bos: bool | int = True
     """Whether sequences start with BOS: the model's own, none, or a token id."""
     seed: int = 0

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 
 from inductionlens.composition import measure_k_term
-from inductionlens.effects import Stimulus, measure_effects
+from inductionlens.effects import Change, Stimulus, measure_effects
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
+from inductionlens.intervals import mean_interval
 from inductionlens.measure import losses_by_position, measure_attention, measure_induction_logit, measure_weights
 from inductionlens.models import Model
 from inductionlens.models.checkpoints import Checkpoint
@@ -70,6 +71,9 @@ class Stimuli:
             model, self.repeated, targets, with_losses=True, batch_size=options.batch_size
         )
         heads = {name: part.value() for name, part in samples.items()}
+        ends = mean_interval(samples["prefix_matching"].numerator.reshape(-1, options.sequences), seed=options.seed)
+        shape = heads["prefix_matching"].shape
+        heads["prefix_matching_low"], heads["prefix_matching_high"] = (end.reshape(shape) for end in ends)
         heads["induction_logit"] = measure_induction_logit(model, self.logit, batch_size=options.batch_size).value()
         heads["ov_eigen"] = measure_weights(model)["ov_eigen"]
         k_term = measure_k_term(model, heads["previous_token"])
@@ -80,10 +84,10 @@ class Stimuli:
             heads["effect_icl"], ablated = self._effects(model)
         found = {name: float(values.mean()) for name, values in copies.items()}
         found["copying_gain"] = found["loss_first_copy"] - found["loss_later_copies"]
-        found |= {
-            "loss": float(losses.mean()),
-            "icl_score": float((losses[:, self.late] - losses[:, self.early]).mean()),
-        }
+        scores = losses[:, self.late] - losses[:, self.early]
+        (low,), (high,) = mean_interval(scores[None].astype(float), seed=options.seed)
+        found |= {"loss": float(losses.mean()), "icl_score": float(scores.mean())}
+        found |= {"icl_score_low": float(low), "icl_score_high": float(high)}
         return {
             "model": found,
             "heads": {name: values.tolist() for name, values in heads.items()},
@@ -112,7 +116,8 @@ class Stimuli:
         ends = (column[self.early], column[self.late])
         values = {"icl": lambda losses, tokens: losses[:, ends[1]] - losses[:, ends[0]], "followed": followed}
         stimulus = Stimulus("windows", self.windows.tokens, torch.tensor(scored), values)
-        effects = measure_effects(model, stimulus, every, batch_size=self.options.batch_size)
+        how = Change(hold_patterns=self.options.hold_patterns)
+        effects = measure_effects(model, stimulus, every, how, batch_size=self.options.batch_size)
         change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1).reshape(layers, heads)
         return change, effects.ablated["followed"].tolist()
 

@@ -16,8 +16,11 @@ from inductionlens.studies.changes import changes_of
 if TYPE_CHECKING:
     import pandas
 
-MODEL_SCORES = ("training_loss", "loss", "loss_slope", "icl_score", "loss_first_copy", "loss_later_copies",
-                "copying_gain")  # fmt: skip
+MODEL_SCORES = ("training_loss", "loss", "loss_slope", "icl_score", "icl_score_low", "icl_score_high",
+                "loss_first_copy", "loss_later_copies", "copying_gain")  # fmt: skip
+#: Of the best head of a snapshot.
+BEST = ("prefix_matching", "prefix_matching_low", "prefix_matching_high", "prefix_matching_head", "previous_token",
+        "previous_token_head")  # fmt: skip
 
 
 def tables_of(
@@ -38,6 +41,7 @@ def tables_of(
         for name in ("prefix_matching", "previous_token"):
             best = Head(*map(int, np.unravel_index(np.nanargmax(scores[name]), scores[name].shape)))
             row |= {name: float(scores[name][best]), f"{name}_head": best.label}
+            row |= {end: float(scores[end][best]) for end in (f"{name}_low", f"{name}_high") if end in scores}
         steps.append(row | part["model"])
         for layer, head in np.ndindex(scores["prefix_matching"].shape):
             own = {name: float(values[layer, head]) for name, values in scores.items()}
@@ -45,8 +49,8 @@ def tables_of(
         losses += [{"step": one.step, "index": index, "loss": loss} for index, loss in enumerate(part["losses"])]
         followed += [{"step": one.step, "token": token, "loss": loss} for token, loss in enumerate(part["followed"])]
         ablated[one.step] = np.array(part["ablated"], dtype=float)
-    order = ["step", "tokens", *MODEL_SCORES, "prefix_matching", "prefix_matching_head", "previous_token"]
-    table = pd.DataFrame(steps).reindex(columns=[*order, "previous_token_head", "problem"])
+    order = ["step", "tokens", *MODEL_SCORES, *BEST, "problem"]
+    table = pd.DataFrame(steps).reindex(columns=order)
     table["tokens"] = table["tokens"].astype("Int64")
     table["loss_slope"] = _slope(table)
     table["training_loss"] = _training_loss(table["step"].tolist(), training)

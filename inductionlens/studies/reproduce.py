@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from inductionlens.effects import Stimulus, measure_effects
+from inductionlens.effects import Change, Stimulus, measure_effects
 from inductionlens.errors import InputError
 from inductionlens.files import encode_table, write_atomically
 from inductionlens.heads import Head
@@ -189,13 +189,14 @@ def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
 
 
 def _removed(place: Path, induction: list[Head], windows: int, found: Formation) -> dict[str, Any]:
-    """In-context learning lost at the end without the induction heads, and without as many others, at random."""
+    """In-context learning lost at the end without the induction heads, and without as many others, at random: with
+    attention held, as Olsson et al. 2022 have it in Argument 3, and (``_free``) with attention free to react."""
     checkpoint = local_checkpoints(place)[-1]
     model, rows = checkpoint.load(), unseen_rows(place, windows)
     every = [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
     others = [head for head in every if head not in induction]
     if not induction or len(induction) == len(every):
-        return {"lost": None, "lost_random": []}
+        return {"lost": None, "lost_random": [], "lost_free": None, "lost_random_free": []}
     late, early = found.provenance["measured"]["icl"]
     icl = {"icl": lambda losses, tokens: losses[:, 1] - losses[:, 0]}
     stimulus = Stimulus("windows", rows.tokens, torch.tensor([early, late]), icl)
@@ -203,15 +204,20 @@ def _removed(place: Path, induction: list[Head], windows: int, found: Formation)
     size = min(len(induction), len(others))
     draws = {tuple(sorted(torch.randperm(len(others), generator=generator)[:size].tolist())) for _ in range(DRAWS)}
     groups = [induction, *([others[index] for index in draw] for draw in sorted(draws))]
-    effects = measure_effects(model, stimulus, groups)
-    change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1)
-    return {"lost": float(change[0]), "lost_random": change[1:].tolist()}
+    found = {}
+    for hold, end in ((True, ""), (False, "_free")):
+        effects = measure_effects(model, stimulus, groups, Change(hold_patterns=hold))
+        change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1)
+        found |= {f"lost{end}": float(change[0]), f"lost_random{end}": change[1:].tolist()}
+    return found
 
 
 def _summary(folder: Path, plan: Plan) -> dict[str, Any]:
     found = json.loads((folder / "tables" / f"{plan.name}.json").read_text())
-    random = found.pop("lost_random")
+    random = {name: found.pop(name) for name in ("lost_random", "lost_random_free")}
     found["induction_heads"] = " ".join(found["induction_heads"])
     numbers = {name: np.nan if value is None else value for name, value in found.items()}
-    worst = max(random) if random else np.nan
-    return {**numbers, "lost_random": float(np.mean(random)) if random else np.nan, "lost_random_most": worst}
+    for name, values in random.items():
+        numbers |= {name: float(np.mean(values)) if values else np.nan}
+        numbers |= {f"{name}_most": max(values) if values else np.nan}
+    return numbers
