@@ -191,7 +191,7 @@ def test_changes_from_the_command_line(tmp_path):
     lines = [line.split() for line in printed.splitlines()]
     assert lines[3][:6] == ["toy", "prefix_matching", "2", "of", "2", "2"]
     assert lines[3][6:12] == ["350", "to", "375", "362", "[-273,", "998]"]
-    assert ["flat", "prefix_matching", "0", "of", "1", "-", "-", "-", "-", "-"] in lines
+    assert ["flat", "prefix_matching", "0", "of", "1", "0", "-", "-", "-", "-", "-"] in lines
     assert f"6 rows written to {out}" in printed
     assert picture.stat().st_size > 10_000
     table = pd.read_csv(out)
