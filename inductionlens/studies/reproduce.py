@@ -76,10 +76,9 @@ class Preset:
 
 PRESETS = {
     "quick": Preset((1, 2), (False,), {"steps": 600, "snapshots": 31}, 200),
-    "full": Preset(
-        (1, 2, 3), (False, True),
-        {"d_model": 128, "heads": 8, "d_vocab": 256, "n_ctx": 128, "steps": 3000, "snapshots": 61}, 400,
-    ),
+    # Rotary positions: with learned ones, toys of three layers, and wider ones of two, copy by other ways, with no head
+    # that looks one past the copy.
+    "full": Preset((1, 2, 3), (False, True), {"positions": "rotary", "steps": 1500, "snapshots": 61}, 400),
 }  # fmt: skip
 
 
