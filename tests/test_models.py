@@ -394,7 +394,11 @@ def test_missing_folders_and_files_in_place_of_folders(tmp_path):
         il.load_model(tmp_path / "tiny-gtp2")
     with refused("is a file; give the folder that holds its"):
         il.load_model(tmp_path / "weights.bin")
-    with refused("has no config.json, so it holds no model"):
+    with refused(r"^The folder \S+ has no config.json, so it holds no model\.$"):
+        il.load_model(tmp_path)
+    for step in ("step-0000008", "step-0000016", "stepping-stone"):
+        (tmp_path / step).mkdir()
+    with refused(r"holds no model; it holds checkpoints: give one of them, such as \S+/step-0000016\.$"):
         il.load_model(tmp_path)
 
 

@@ -80,13 +80,19 @@ def _device(device: str | None) -> str:
 
 
 def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
+    from inductionlens.models.checkpoints import STEP
+
     if folder.is_file():
         raise InputError(f"{named} is a file; give the folder that holds its config.json.")
     path = folder / "config.json"
     try:
         if not path.is_file():
-            raise InputError(f"The folder {named} has no config.json, so it holds no model.")
+            steps = sorted(one.name for one in folder.iterdir() if STEP.fullmatch(one.name))
+            inside = f"; it holds checkpoints: give one of them, such as {folder / steps[-1]}" if steps else ""
+            raise InputError(f"The folder {named} has no config.json, so it holds no model{inside}.")
         config = json.loads(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {str(error).splitlines()[0]}.") from error
     if not isinstance(config, dict):

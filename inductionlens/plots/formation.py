@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OWN, OTHER, THIRD, WINDOW = "#5e3c99", "#bbbbbb", "#e66101", "#fdb863"
+#: Colours of layers 0 to 5; those above are grey.
+LAYERS = (THIRD, OWN, "#1b9e77", "#333333", "#e7298a", "#66a61e")
 #: What a run's tables are called in `draw_analysis`.
 TABLES = ("steps", "heads", "losses", "derivative", "trajectory", "before")
 ROWS = (
@@ -30,19 +32,16 @@ def draw_curve(table: "pandas.DataFrame", column: str, ax: "Axes", window: tuple
 
 
 def draw_heads(table: "pandas.DataFrame", column: str, ax: "Axes", window: tuple[float, float] | None = None) -> "Axes":
-    """Draw a column of a table of heads, one line per head, upper layers darker; the window is shaded."""
+    """Draw a column of a table of heads, one line per head, a colour per layer; the window is shaded."""
     known = table.dropna(subset=[column]) if column in table.columns else table.iloc[:0]
     if known.empty:
         ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center", fontsize=8, color="#777777")
         ax.set(xticks=[], yticks=[])
         return ax
-    layers = sorted({name.split("H")[0] for name in table["name"]}) or ["L0"]
-    colours = dict(zip(layers, (THIRD, OWN, "#1b9e77", "#333333", "#e7298a", "#66a61e"), strict=False))
     for name, part in known.groupby("name", sort=True):
-        layer = name.split("H")[0]
-        ax.plot(
-            part["step"], part[column], color=colours.get(layer, OTHER), lw=1, alpha=0.8, label=f"layer {layer[1:]}"
-        )
+        layer = int(name[1:].split("H")[0])
+        colour = LAYERS[layer] if layer < len(LAYERS) else OTHER
+        ax.plot(part["step"], part[column], color=colour, lw=1, alpha=0.8, label=f"layer {layer}")
     return _steps(ax, window)
 
 
