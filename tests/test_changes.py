@@ -29,7 +29,7 @@ def made(prefix=400, icl=None, *, steps=STEPS, size=0.8, copying=False, settings
     fall = np.where(steps > (prefix if icl is None else icl), -2.0, -0.1) + wiggle
     table = pd.DataFrame({
         "step": steps, "loss": 5 - jump, "icl_score": fall, "prefix_matching": jump,
-        "copying_gain": 3 * jump if copying else 0.0, "problem": "",
+        "copying_gain": 3 * jump if copying else 0.0, "prefix_matching_head": "L1H0", "problem": "",
     })  # fmt: skip
     heads = pd.DataFrame([
         {"step": step, "name": f"L{layer}H0", "layer": layer, "head": 0, "prefix_matching": value * layer,

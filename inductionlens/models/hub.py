@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import importlib
-import os
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ def load_hub(name: str, *, revision: str | None, checkpoint: int | None, device:
     Raises:
         InputError: an unknown name (the nearest are named), code from the hub, no network, or no such checkpoint.
     """
-    with quiet(), offline_if_unreachable(), _tensors_only():
+    with quiet(), offline_if_unreachable():
         official = official_name(name)
         try:
             fetch = _fetch_hooked if has_hooked_transformer() else _fetch_bridge
@@ -89,18 +88,6 @@ def _hub_bos(model: Model) -> int | None:
     if model.tokenizer is None:
         return None
     return AutoTokenizer.from_pretrained(model.cfg.tokenizer_name, trust_remote_code=False).bos_token_id
-
-
-@contextlib.contextmanager
-def _tensors_only() -> Iterator[None]:
-    """Weights are data: TransformerLens 3.9 unpickles its own series with whatever code they hold, unless torch is told
-    otherwise."""
-    name, before = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 @contextlib.contextmanager

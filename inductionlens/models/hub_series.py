@@ -49,7 +49,7 @@ def hub_checkpoints(
     for branch in branches(repository):
         match = STEP.fullmatch(branch)
         if match:
-            found[int(match.group(1))] = branch
+            _once(repository, found, int(match.group(1)), branch)
     if not found:
         raise InputError(f"{repository} has no branches named step1000, checkpoint-1000 or alike.")
 
@@ -72,6 +72,12 @@ def hub_checkpoints(
         Checkpoint(step, None if per_step is None else step * per_step, f"{repository}@{name}", loader(name))
         for step, name in sorted(found.items())
     ]
+
+
+def _once(repository: str, found: dict[int, str], step: int, name: str) -> None:
+    if step in found:
+        raise InputError(f"{repository} holds step {step} twice: {found[step]} and {name}.")
+    found[step] = name
 
 
 def _official_or_own(name: str) -> str:
@@ -109,7 +115,11 @@ def file_checkpoints(
         InputError: the repository cannot be reached, or has no such files.
     """
     files, fetch, discard = files or _files, fetch or _fetch_file, discard or _discard_file
-    found = {int(match.group(1)): name for name in files(repository) if (match := _FILE.fullmatch(name))}
+    found: dict[int, str] = {}
+    for name in files(repository):
+        match = _FILE.fullmatch(name)
+        if match:
+            _once(repository, found, int(match.group(1)), name)
     if not found:
         raise InputError(f"{repository} has no files checkpoints/NAME_1000.pth, so it is no series.")
     in_tokens = max(found) > TOKENS

@@ -1,12 +1,15 @@
 """TransformerLens itself: imported late, kept quiet, and of which line."""
 
 import contextlib
-import io
 import logging
 import os
+import sys
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from inductionlens.models import Model
 
@@ -39,10 +42,53 @@ def is_bridge(model: Model) -> bool:
     return not has_hooked_transformer() and isinstance(model, lens().TransformerBridge)
 
 
+class _Stdout:
+    """Standard output, from which some threads are kept away: another one may be talking to the user meanwhile."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.muted: set[int] = set()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() in self.muted else self.real.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+_lock = threading.Lock()
+#: How often `quiet` is entered by each thread, and what the first one changed.
+_within: Counter[int] = Counter()
+_changed = contextlib.ExitStack()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep TransformerLens and Hugging Face from printing, and pickled weights from running code."""
+    """Keep TransformerLens and Hugging Face from printing in this thread, and pickled weights from running code.
+
+    Threads may be inside at once: the last one to leave puts everything back.
+    """
     lens()
+    me = threading.get_ident()
+    with _lock:
+        if not _within:
+            _changed.enter_context(_hushed())
+        _within[me] += 1
+        sys.stdout.muted.add(me)
+    try:
+        yield
+    finally:
+        with _lock:
+            _within[me] -= 1
+            if not _within[me]:
+                del _within[me]
+                sys.stdout.muted.discard(me)
+            if not _within:
+                _changed.close()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
@@ -57,7 +103,7 @@ def quiet() -> Iterator[None]:
     hub_logging.set_verbosity(logging.CRITICAL)
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(_Stdout(sys.stdout)):
             warnings.filterwarnings("ignore", message=".*HookedTransformer.*deprecated", category=DeprecationWarning)
             yield
     finally:

@@ -103,4 +103,4 @@ def _in_common(stems: list[str]) -> str:
     if len(stems) == 1:
         return stems[0]
     shared = os.path.commonprefix(stems)  # noqa: RUF071 (of words, not of paths)
-    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", shared) or stems[0]
+    return re.sub(r"[-_. ]*(seed[-_. ]*\d*)?[-_. ]*$", "", shared) or stems[0]

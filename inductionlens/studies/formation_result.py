@@ -19,7 +19,7 @@ BESIDE = ("heads", "losses", "followed", "before")
 TEXT = ("name", "prefix_matching_head", "previous_token_head", "problem")
 #: What each table must have, to be read as one.
 REQUIRED = {
-    "steps": ("step", "loss", "prefix_matching", "icl_score", "copying_gain", "problem"),
+    "steps": ("step", "loss", "prefix_matching", "prefix_matching_head", "icl_score", "copying_gain", "problem"),
     "heads": ("step", "name", "prefix_matching"),
     "losses": ("step", "index", "loss"),
     "followed": ("step", "token", "loss"),

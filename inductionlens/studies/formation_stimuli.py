@@ -46,7 +46,7 @@ class Stimuli:
         common = {"period": period, "bos": bos, "seed": options.seed}
         self.repeated: Probe = repeated_tokens(pool, repeats=4, sequences=options.sequences, **common)
         self.logit: Probe = repeated_tokens(pool, repeats=2, sequences=2 * options.sequences, purpose="logit", **common)
-        own = unseen_rows(folder, options.n_windows) if folder and options.text == "auto" else None
+        own = unseen_rows(folder, options.n_windows, options.length) if folder and options.text == "auto" else None
         self.windows: Windows = own or make_windows(
             model, options.text, windows=options.n_windows, length=options.length, bos=options.bos, seed=options.seed
         )
@@ -54,6 +54,9 @@ class Stimuli:
         self.late, self.early = pick_pair(length, options.late, options.early)
         generator = generator_from(options.seed, "followed tokens")
         self.followed = torch.randint(0, length - 1, (options.n_windows,), generator=generator).numpy()
+        # Equal windows, as short texts give, are one: they follow one token.
+        first = {row.tobytes(): place for place, row in reversed(list(enumerate(self.windows.tokens.numpy())))}
+        self.followed = self.followed[[first[row.tobytes()] for row in self.windows.tokens.numpy()]]
         same = self.windows.tokens.numpy().tobytes() + self.followed.tobytes()
         #: Equal for runs whose losses are those of the same tokens, which may share a plane.
         self.digest = hashlib.sha256(same).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,13 +118,17 @@ def reproduce(
     if workers < 1:
         raise InputError(f"workers must be at least 1; got {workers}.")
     folder, plans = Path(folder), list(preset.plans())
+    for plan in plans:
+        _kept(folder, plan, preset.windows)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     for done, _ in enumerate(_work(folder, preset, plans, workers), start=1):
         if on_progress is not None:
             on_progress(done, len(plans))
     import pandas as pd
 
-    runs = pd.DataFrame([{"model": plan.model, "seed": plan.seed, **_summary(folder, plan)} for plan in plans])
+    runs = pd.DataFrame(
+        [{"model": plan.model, "seed": plan.seed, **_summary(folder, plan, preset.windows)} for plan in plans]
+    )
     arguments = arguments_table(runs)
     write_atomically(folder / "runs.csv", encode_table(runs, "csv"))
     write_atomically(folder / "arguments.csv", encode_table(arguments, "csv"))
@@ -149,7 +153,7 @@ def _work(folder: Path, preset: Preset, plans: list[Plan], workers: int) -> Iter
 def _one(folder: Path, plan: Plan, windows: int) -> None:
     """Train and watch one model, unless its tables are there."""
     summary = folder / "tables" / f"{plan.name}.json"
-    if summary.is_file():
+    if _kept(folder, plan, windows):
         return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -159,10 +163,32 @@ def _one(folder: Path, plan: Plan, windows: int) -> None:
         options = FormationOptions(n_windows=windows)
         found = formation(place, options=options, partial=table.with_name(table.name + ".partial"))
         found.save(table)
-        text = json.dumps(_measured(found, place, windows), indent=1) + "\n"
+        text = json.dumps({"plan": _described(plan, windows), **_measured(found, place, windows)}, indent=1) + "\n"
         write_atomically(summary, text.encode())
     finally:
         torch.set_num_threads(before)
+
+
+def _described(plan: Plan, windows: int) -> dict[str, Any]:
+    return {**asdict(plan.options), "windows": windows}
+
+
+def _kept(folder: Path, plan: Plan, windows: int) -> dict[str, Any] | None:
+    """What is known of a model that is finished, or None.
+
+    Raises:
+        InputError: the folder holds a model of that name that was made otherwise.
+    """
+    path = folder / "tables" / f"{plan.name}.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; remove it to measure that model again.") from error
+    if found.pop("plan", None) != _described(plan, windows):
+        raise InputError(f"{folder} holds {plan.name} of other settings; reproduce into another folder.")
+    return found
 
 
 def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
@@ -200,8 +226,9 @@ def _removed(place: Path, induction: list[Head], windows: int, found: Formation)
     icl = {"icl": lambda losses, tokens: losses[:, 1] - losses[:, 0]}
     stimulus = Stimulus("windows", rows.tokens, torch.tensor([early, late]), icl)
     generator = generator_from(0, "random heads")
-    size = min(len(induction), len(others))
-    draws = {tuple(sorted(torch.randperm(len(others), generator=generator)[:size].tolist())) for _ in range(DRAWS)}
+    size = len(induction)
+    tries = DRAWS if len(others) >= size else 0
+    draws = {tuple(sorted(torch.randperm(len(others), generator=generator)[:size].tolist())) for _ in range(tries)}
     groups = [induction, *([others[index] for index in draw] for draw in sorted(draws))]
     found = {}
     for hold, end in ((True, ""), (False, "_free")):
@@ -211,8 +238,8 @@ def _removed(place: Path, induction: list[Head], windows: int, found: Formation)
     return found
 
 
-def _summary(folder: Path, plan: Plan) -> dict[str, Any]:
-    found = json.loads((folder / "tables" / f"{plan.name}.json").read_text())
+def _summary(folder: Path, plan: Plan, windows: int) -> dict[str, Any]:
+    found = _kept(folder, plan, windows) or {}
     random = {name: found.pop(name) for name in ("lost_random", "lost_random_free")}
     found["induction_heads"] = " ".join(found["induction_heads"])
     numbers = {name: np.nan if value is None else value for name, value in found.items()}

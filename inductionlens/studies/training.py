@@ -158,8 +158,13 @@ def run_settings(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def unseen_rows(folder: Path, count: int) -> Windows | None:
-    """Rows of the data that a run in ``folder`` is trained on, from the step after its last; None without a run."""
+def unseen_rows(folder: Path, count: int, length: int | None = None) -> Windows | None:
+    """Rows of the data that a run in ``folder`` is trained on, from the step after its last, BOS first as there; None
+    without a run. ``length`` cuts them.
+
+    Raises:
+        InputError: a length that the rows do not have.
+    """
     settings = run_settings(folder)
     if settings is None:
         return None
@@ -167,7 +172,9 @@ def unseen_rows(folder: Path, count: int) -> Windows | None:
     batches = training_batches(
         options.data, batch_size=count, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )
-    return Windows(batches(options.steps + 1), f"rows of {options.data} after the last step", 0)
+    if length is not None and not 3 <= length <= options.n_ctx:
+        raise InputError(f"length must lie between 3 and {options.n_ctx}, the tokens of the run's rows; got {length}.")
+    return Windows(batches(options.steps + 1)[:, :length], f"rows of {options.data} after the last step", 0)
 
 
 def training_losses(folder: Path) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ class Watched:
     target: Bool[np.ndarray, "query key"] = field(repr=False)
     """Where an induction head looks: the key after each earlier copy of the query's token."""
     labels: tuple[str, ...] = field(repr=False)
-    """A letter for each token of the block, the same in every copy; a dot for BOS."""
+    """A letter (or number, beyond 52) for each token of the block, the same in every copy; a dot for BOS."""
     problems: dict[int, str] = field(repr=False)
     """Snapshots that could not be read, and why."""
 
@@ -110,7 +111,8 @@ def watch(
             f"None of the {len(series)} checkpoints could be read; of the last: {problems[series[0].step]}"
         )
     read, kept, score = zip(*found[::-1], strict=True)
-    block = [chr(ord("A") + index % 26) for index in range(period)] * REPEATS
+    letters = [*ascii_uppercase, *ascii_lowercase, *map(str, range(52, period))]
+    block = letters[:period] * REPEATS
     labels = (["."] if probe.bos is not None else []) + block
     target = TARGETS["prefix_matching"](probe.tokens, probe.bos)[0].numpy()
     return Watched(chosen, read, np.stack(kept), np.array(score), target, tuple(labels), problems)
