@@ -61,7 +61,7 @@ def train(
 
 @app.command()
 def formation(
-    run: Annotated[str, typer.Argument(help="A folder of checkpoints (step-350 ...), or a hub repository such as EleutherAI/pythia-70m.")],
+    run: Annotated[str, typer.Argument(help="A folder of checkpoints (step-350 ...), or a hub series such as EleutherAI/pythia-70m or attn-only-2l.")],
     out: Annotated[Path | None, typer.Option(help="Write the table of steps here: .csv, .parquet or .json; heads and losses go beside.")] = None,
     steps: Annotated[str, typer.Option(help="all, log, every:K, or steps with commas.")] = "all",
     sequences: Annotated[int, typer.Option(help="Sequences of repeated random blocks.")] = 10,

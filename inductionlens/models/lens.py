@@ -47,17 +47,17 @@ class _Stdout:
 
     def __init__(self, real: Any) -> None:
         self.real = real
-        self.muted: set[int] = set()
 
     def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() in self.muted else self.real.write(text)
+        return len(text) if threading.get_ident() in _muted else self.real.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
 
 _lock = threading.Lock()
-#: How often `quiet` is entered by each thread, and what the first one changed.
+#: Threads that are kept from printing, how often each has entered `quiet`, and what the first one changed.
+_muted: set[int] = set()
 _within: Counter[int] = Counter()
 _changed = contextlib.ExitStack()
 
@@ -74,7 +74,7 @@ def quiet() -> Iterator[None]:
         if not _within:
             _changed.enter_context(_hushed())
         _within[me] += 1
-        sys.stdout.muted.add(me)
+        _muted.add(me)
     try:
         yield
     finally:
@@ -82,7 +82,7 @@ def quiet() -> Iterator[None]:
             _within[me] -= 1
             if not _within[me]:
                 del _within[me]
-                sys.stdout.muted.discard(me)
+                _muted.discard(me)
             if not _within:
                 _changed.close()
 
