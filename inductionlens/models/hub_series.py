@@ -169,8 +169,8 @@ def _listing(repository: str) -> Iterator[None]:
     except Exception as error:
         reason = "there is no network" if isinstance(error, OfflineModeIsEnabled) else first_line(error)
         raise InputError(
-            f"The checkpoints of {repository} could not be listed on the hub ({reason}); give a folder of checkpoints, "
-            "or try again with a network."
+            f"There is no folder {repository}, and checkpoints of {repository} could not be listed on the hub "
+            f"({reason}); give a folder of checkpoints, or try again with a network."
         ) from error
 
 
