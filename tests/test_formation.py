@@ -175,7 +175,7 @@ def test_repositories_without_checkpoints_are_refused(hub):
         hub_checkpoints("somebody/model", branches=lambda name: ["main"])
     with refused("There is no folder ./runs/none of checkpoints"):
         formation("./runs/none")
-    with refused(r"There is no folder somebody/model, and .* could not be listed on the hub \(there is no network\); give a folder"):
+    with refused(r"There is no folder somebody/model, and .* could not be listed on the hub \(there is no network\)"):
         formation("somebody/model")
 
 
