@@ -16,7 +16,7 @@ from inductionlens.errors import InputError
 from inductionlens.files import write_table
 from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
-from inductionlens.measure import losses_by_position
+from inductionlens.measure import losses_by_position, measure_attention
 from inductionlens.models import Model
 from inductionlens.models.ablation import ablate, clean_run
 from inductionlens.models.loading import load_model
@@ -24,10 +24,11 @@ from inductionlens.models.named_weights import named_weights
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
 from inductionlens.partial import Partial
-from inductionlens.studies.ablation_groups import Group, make_groups
+from inductionlens.studies.ablation_groups import Group, controls_beside, make_groups, why_fewer
 from inductionlens.studies.ablation_options import AblationOptions
-from inductionlens.studies.ablation_stimuli import make_stimuli
+from inductionlens.studies.ablation_stimuli import copies_probe, make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
+from inductionlens.studies.ablation_writers import Writers, holds_writer, measure_writers
 from inductionlens.studies.chosen_heads import chosen_heads
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
@@ -43,14 +44,18 @@ class AblationEffects:
 
     table: "pandas.DataFrame"
     """One row per head: ``effect_NAME`` is ablated minus clean, in nats, with its 95% interval over sequences, beside
-    ``control_NAME``, the mean effect of the other heads of its layer."""
+    ``control_NAME``, the mean effect of the other heads of its layer that the scan calls of no kind; NaN where there
+    are none."""
     groups: "pandas.DataFrame"
-    """One row per group: the strongest k induction heads, k previous-token heads, and random sets of k others."""
+    """One row per group: the strongest k induction heads, k previous-token heads, and random sets of k others.
+    ``p_NAME`` is the share of random sets that cost as much; ``holds_writer`` says which of them hold a head that the k
+    induction heads read, and ``from_layers`` whether they match their layers."""
     losses: "pandas.DataFrame"
     """Mean loss on the windows by ``index``, ``clean`` and ``ablated`` (without the largest group of induction heads);
     empty where no group was removed, no window was read, or patterns were held."""
     clean: dict[str, float]
-    """Each measure with nothing removed, and ``copying_gain``: loss on first copies minus loss on later ones."""
+    """Each measure with nothing removed. With ``copies`` also ``copying_gain``: loss on the first copies of the same
+    sequences minus loss on later ones."""
     provenance: dict[str, Any]
     """How it was measured."""
     samples: dict[str, Float[np.ndarray, "head sequence"]] = field(default_factory=dict, repr=False)
@@ -58,14 +63,14 @@ class AblationEffects:
 
     def share_of_copying_lost(self) -> dict[str, float]:
         """Which share of the model's copying gain goes with its induction heads, and with as many random ones (the
-        mean over draws). 1 is all of it; NaN where no group was removed."""
-        largest = self.groups[self.groups["set"] == "induction"]["k"].max() if len(self.groups) else np.nan
-        gain = self.clean.get("copying_gain", np.nan)
-        found = {}
-        for name in ("induction", "random"):
-            part = self.groups[(self.groups["set"] == name) & (self.groups["k"] == largest)] if len(self.groups) else []
-            found[name] = float(part["effect_copies"].mean() / gain) if len(part) and gain else float("nan")
-        return found
+        mean over draws). Cost and gain are of the same sequences. 1 is all of it; NaN where no group was removed, or
+        ``copies`` was not measured."""
+        gain = self.clean.get("copying_gain", 0.0)
+        if not len(self.groups) or not gain:
+            return {"induction": float("nan"), "random": float("nan")}
+        largest = self.groups[self.groups["k"] == self.groups["k"].max()]
+        lost = largest.groupby("set")["effect_copies"].mean() / gain
+        return {"induction": float(lost["induction"]), "random": float(lost["random"])}
 
     def save(self, path: str | Path, format: str | None = None) -> None:
         """Write the head table, whole or not at all, and its record; groups go to ``NAME.groups`` beside it."""
@@ -104,8 +109,8 @@ def ablation_study(
 
     Effects are ablated minus clean. ``effect_copies``: nats lost on later copies of random blocks. ``effect_icl``:
     positive means in-context learning lost (the score itself is negative where there is any). ``effect_text``: nats
-    lost on text. Beside a head's effect stands ``control_...``, the mean effect of the other heads of its layer; groups
-    stand beside random groups of as many other heads.
+    lost on text. Beside a head's effect stands ``control_...``, the mean effect of the other heads of its layer that
+    are of no kind; groups stand beside random groups of as many other heads.
 
     Raises:
         InputError: an unknown head, option or measure; windows that do not fit; a measure of the wrong shape.
@@ -120,13 +125,15 @@ def ablation_study(
         raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
     chosen = chosen_heads(model, heads, scores, "heads", "remove")
     stimuli, notes = make_stimuli(model, windows, options, extra or {})
-    beside = _beside(model, chosen)
+    beside = controls_beside(scores, chosen)
     singles = sorted({*chosen, *(other for others in beside.values() for other in others)})
     groups = make_groups(scores, options) if options.groups and options.method == "exact" else []
     removed = [[head] for head in singles] + [list(group.heads) for group in groups]
     record = _record(model, options, notes, chosen)
     work = record | {"removed": [[str(head) for head in group] for group in removed], "weights": _digest(model)}
     parts = Partial(None if partial is None else Path(partial), work)
+    writers, obstacle = measure_writers(model, groups, options)
+    record["groups"] = _groups_record(why_fewer(scores, options), writers, obstacle)
     clean: dict[str, np.ndarray] = {}
     effects: dict[str, np.ndarray] = {}
     total = sum(len(stimulus.tokens) for stimulus in stimuli) * (len(removed) + 1)
@@ -153,10 +160,10 @@ def ablation_study(
         for name, values in measured.ablated.items():
             effects[name] = values - measured.clean[name]
     table, samples = head_rows(origin_of(model).name, scores, options, chosen, singles, beside, effects)
-    by_group = group_rows(groups, len(singles), effects, options)
+    by_group = group_rows(groups, len(singles), effects, options, holds_writer(groups, writers))
     losses = _losses(model, groups, stimuli, options)
     parts.finish()
-    return AblationEffects(table, by_group, losses, _clean_values(clean, scores), record, samples)
+    return AblationEffects(table, by_group, losses, _clean_values(model, clean, options), record, samples)
 
 
 def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options: AblationOptions) -> "pandas.DataFrame":
@@ -174,26 +181,30 @@ def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options:
     return pd.DataFrame({"index": np.arange(len(clean)), "clean": clean, "ablated": ablated})
 
 
-def _beside(model: Model, chosen: list[Head]) -> dict[Head, list[Head]]:
-    """The control of each head: the other heads of its layer, without those that were asked for where some remain."""
-    found = {}
-    for head in chosen:
-        others = [Head(head.layer, index) for index in range(model.cfg.n_heads) if index != head.index]
-        found[head] = [other for other in others if other not in chosen] or others
-    return found
-
-
 def _change(model: Model, stimulus: Stimulus, options: AblationOptions) -> Change:
     if options.output == "zero":
         return Change("zero", options.hold_patterns)
     return Change(clean_run(model, stimulus.mean_over).means(), options.hold_patterns)
 
 
-def _clean_values(clean: dict[str, np.ndarray], scores: HeadScores) -> dict[str, float]:
-    found = {name: float(values.mean()) for name, values in clean.items()}
-    if "copying_gain" in scores.table.columns:
-        found["copying_gain"] = float(scores.table["copying_gain"].iloc[0])
-    return found
+def _clean_values(model: Model, clean: dict[str, np.ndarray], options: AblationOptions) -> dict[str, float]:
+    """Means over sequences, and what copying gains on the sequences that ``copies`` is measured on."""
+    means = {name: float(values.mean()) for name, values in clean.items()}
+    if "copies" in options.measures:
+        probe = copies_probe(model, options)
+        _, losses = measure_attention(model, probe, {}, with_losses=True, batch_size=options.batch_size)
+        means["copying_gain"] = float((losses["loss_first_copy"] - losses["loss_later_copies"]).mean())
+    return means
+
+
+def _groups_record(fewer: str, writers: Writers, obstacle: str) -> dict[str, Any]:
+    """Why groups are fewer than they could be, and which heads the removed induction heads read."""
+    lost: dict[str, float] = {}
+    for read in writers.values():
+        for head, share in read.items():
+            lost[str(head)] = max(share, lost.get(str(head), 0.0))
+    strongest = dict(sorted(lost.items(), key=lambda item: -item[1]))
+    return {"fewer": fewer, "writers": strongest, "writers_not_measured": obstacle}
 
 
 def _record(model: Model, options: AblationOptions, notes: dict[str, Any], chosen: list[Head]) -> dict[str, Any]:

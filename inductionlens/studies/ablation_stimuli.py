@@ -11,7 +11,7 @@ from inductionlens.effects import Stimulus, Value
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
-from inductionlens.probes import repeated_tokens, token_pool
+from inductionlens.probes import Probe, repeated_tokens, token_pool
 from inductionlens.scores.losses import copy_positions
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.windows import make_windows, pick_pair
@@ -40,20 +40,37 @@ def make_stimuli(
     return stimuli, notes
 
 
-def _copies(model: Model, options: AblationOptions) -> Stimulus:
+def copies_probe(model: Model, options: AblationOptions, purpose: str = "ablation") -> Probe:
+    """The repeated blocks that ``copies`` is measured on.
+
+    Raises:
+        InputError: they do not fit into the model's context.
+    """
     bos = choose_bos(model, options.bos)
-    ids = ordinary_ids(model)
-    shape = {"period": options.period, "repeats": options.repeats, "bos": bos, "seed": options.seed}
     length = int(bos is not None) + options.period * options.repeats
     if length > model.cfg.n_ctx:
         raise InputError(
             f"The model's context of {model.cfg.n_ctx} tokens is too short for {options.repeats} blocks of "
             f"{options.period}; period={(model.cfg.n_ctx - 1) // options.repeats} fits."
         )
+    return random_blocks(
+        model, bos, options.period, options.repeats, options.sequences, seed=options.seed, purpose=purpose
+    )
+
+
+def random_blocks(
+    model: Model, bos: int | None, period: int, repeats: int, sequences: int, *, seed: int, purpose: str
+) -> Probe:
+    """Repeated blocks of the model's ordinary tokens, BOS left out of them."""
+    ids = ordinary_ids(model)
     pool = token_pool(ids if bos is None else ids[ids != bos])
-    probe = repeated_tokens(pool, sequences=options.sequences, purpose="ablation", **shape)
-    other = repeated_tokens(pool, sequences=options.sequences, purpose="ablation means", **shape)
-    _, later = copy_positions(length, start=probe.start, period=options.period)
+    shape = {"period": period, "repeats": repeats, "sequences": sequences}
+    return repeated_tokens(pool, bos=bos, seed=seed, purpose=purpose, **shape)
+
+
+def _copies(model: Model, options: AblationOptions) -> Stimulus:
+    probe, other = copies_probe(model, options), copies_probe(model, options, "ablation means")
+    _, later = copy_positions(probe.tokens.shape[1], start=probe.start, period=options.period)
     scored = later.nonzero()[:, 0]
     return Stimulus("copies", probe.tokens, scored, {"copies": lambda losses, tokens: losses.mean(1)}, other.tokens)
 

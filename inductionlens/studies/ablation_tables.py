@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
@@ -38,9 +39,7 @@ def head_rows(
         }
     )
     for name, values in effects.items():
-        own = values[rows]
-        low, high = mean_interval(own, seed=options.seed)
-        table[f"effect_{name}"], table[f"effect_{name}_low"], table[f"effect_{name}_high"] = own.mean(1), low, high
+        _add_effect(table, name, values[rows], options)
         table[f"control_{name}"] = [
             values[[place[other] for other in beside[head]]].mean() if beside[head] else np.nan for head in chosen
         ]
@@ -48,19 +47,42 @@ def head_rows(
 
 
 def group_rows(
-    groups: list[Group], start: int, effects: dict[str, np.ndarray], options: AblationOptions
+    groups: list[Group], start: int, effects: dict[str, np.ndarray], options: AblationOptions, holds_writer: list[str]
 ) -> "pandas.DataFrame":
-    """One row per group; ``effects`` hold the groups from row ``start`` on."""
+    """One row per group; ``effects`` hold the groups from row ``start`` on, ``holds_writer`` an answer for each."""
     import pandas as pd
 
     table = pd.DataFrame(
         [
-            {"set": group.set, "k": len(group.heads), "draw": group.draw, "heads": " ".join(map(str, group.heads))}
-            for group in groups
+            {
+                "set": group.set, "k": len(group.heads), "draw": group.draw, "heads": " ".join(map(str, group.heads)),
+                "from_layers": group.from_layers, "holds_writer": answer,
+            }
+            for group, answer in zip(groups, holds_writer, strict=True)
         ]
-    )
+    )  # fmt: skip
     for name, values in effects.items() if groups else ():
-        part = values[start:]
-        low, high = mean_interval(part, seed=options.seed)
-        table[f"effect_{name}"], table[f"effect_{name}_low"], table[f"effect_{name}_high"] = part.mean(1), low, high
+        _add_effect(table, name, values[start:], options)
+        table[f"p_{name}"] = _p_values(table, f"effect_{name}")
     return table
+
+
+def _add_effect(
+    table: "pandas.DataFrame", name: str, values: Float[np.ndarray, "row sequence"], options: AblationOptions
+) -> None:
+    """Mean effects and their intervals, as three columns."""
+    low, high = mean_interval(values, seed=options.seed)
+    table[f"effect_{name}"], table[f"effect_{name}_low"], table[f"effect_{name}_high"] = values.mean(1), low, high
+
+
+def _p_values(table: "pandas.DataFrame", effect: str) -> list[float]:
+    """(C + 1) / (n + 1) of each set: C of the n random sets of as many heads cost at least as much. Never 0.
+
+    NaN of a random set, and where there is none to compare with.
+    """
+    p = []
+    for row in table.to_dict("records"):
+        random = table[(table["set"] == "random") & (table["k"] == row["k"])][effect]
+        compared = row["set"] != "random" and len(random)
+        p.append(((random >= row[effect]).sum() + 1) / (len(random) + 1) if compared else np.nan)
+    return p
