@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OWN, OTHER, THIRD = "#5e3c99", "#999999", "#e66101"
+#: Random sets by ``holds_writer``: the legend's words, the marks' filling, and how far they stand aside.
+RANDOM_SETS = (
+    ("yes", "random others, with a writer", OTHER, 0.08),
+    ("no", "random others, without a writer", "white", -0.08),
+    ("", "random others", OTHER, 0.0),
+)
 LABELS = {
     "copies": "loss on later copies",
     "icl": "in-context-learning score",
@@ -40,7 +46,7 @@ def draw_effects(table: "pandas.DataFrame", measure: str, ax: "Axes") -> "Axes":
 
 
 def draw_effect_against_prefix_matching(table: "pandas.DataFrame", measure: str, ax: "Axes") -> "Axes":
-    """Draw each head's effect, with its 95% interval, against its prefix matching; induction heads are filled."""
+    """Draw each head's effect, with its 95% interval, against its prefix matching; induction heads are purple."""
     for kind, colour in ((True, OWN), (False, OTHER)):
         part = table[(table["kind"] == "induction") == kind]
         effect = part[f"effect_{measure}"]
@@ -58,7 +64,10 @@ def draw_effect_against_prefix_matching(table: "pandas.DataFrame", measure: str,
 
 
 def draw_group_curve(groups: "pandas.DataFrame", measure: str, ax: "Axes") -> "Axes":
-    """Draw the effect of removing the strongest k induction heads, k previous-token heads, and random sets of k."""
+    """Draw the effect of removing the strongest k induction heads, k previous-token heads, and random sets of k.
+
+    Each random set is a grey mark, filled where it holds a writer: a head that the induction heads read.
+    """
     column = f"effect_{measure}"
     for name, colour, said in (
         ("induction", OWN, "strongest induction heads"),
@@ -66,16 +75,19 @@ def draw_group_curve(groups: "pandas.DataFrame", measure: str, ax: "Axes") -> "A
     ):
         part = groups[groups["set"] == name].sort_values("k")
         ax.plot(part["k"], part[column], "o-", color=colour, label=said)
-    random = groups[groups["set"] == "random"].groupby("k")[column]
-    if len(random):
-        middle = random.mean()
-        ax.plot(middle.index, middle, "o-", color=OTHER, label="random others: mean and range")
-        ax.fill_between(middle.index, random.min(), random.max(), color=OTHER, alpha=0.25, lw=0)
+    random = groups[groups["set"] == "random"]
+    for answer, said, fill, aside in RANDOM_SETS:
+        part = random[random["holds_writer"] == answer]
+        if not len(part):
+            continue
+        ax.plot(part["k"] + aside, part[column], "o", color=OTHER, mfc=fill, ms=4, label=said, zorder=1.5)
     ax.set_xticks(sorted(groups["k"].unique()))
     ax.set_xlabel("heads removed together")
     ax.set_ylabel("effect, nats")
     ax.set_title(f"{LABELS.get(measure, measure)}, groups removed", fontsize=10)
-    ax.legend(frameon=False, fontsize=8)
+    # Below the axes: marks stand high and low, and no corner is free.
+    where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+    ax.legend(frameon=False, fontsize=8, columnspacing=1.0, handlelength=1.5, **where)
     return ax
 
 
