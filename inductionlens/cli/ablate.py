@@ -21,6 +21,9 @@ from inductionlens.cli.options import (
 from inductionlens.cli.speak import Progress, app, console_out
 
 if TYPE_CHECKING:
+    import pandas
+    from rich.console import Console
+
     from inductionlens.studies.ablation import AblationEffects
 
 MEANING = {
@@ -28,6 +31,8 @@ MEANING = {
     "icl": "in-context learning lost, in nats",
     "text": "nats lost on text",
 }
+#: Writers named in a sentence; the record has them all.
+MOST_NAMED = 6
 
 
 @app.command()
@@ -105,12 +110,15 @@ def _summary(effects: "AblationEffects", out: Path | None) -> None:
         grid.add_column(name, justify="right")
         grid.add_column("others", justify="right")
     for row in table.sort_values(f"effect_{names[0]}", ascending=False, kind="stable").head(10).to_dict("records"):
-        cells = (f"{row[kind + name]:+.3f}" for name in names for kind in ("effect_", "control_"))
+        cells = (_signed(row[kind + name]) for name in names for kind in ("effect_", "control_"))
         grid.add_row(f"{row['layer']}.{row['head']}", row["kind"], *cells)
     console.print(grid)
     first = table.iloc[0]
     how = f"{first['output']} output, patterns {first['patterns']}, {first['method']}"
-    console.print(f"Ablated minus clean ({how}); others: mean of the other heads of the layer.", markup=False)
+    console.print(
+        f"Ablated minus clean ({how}); others: mean of the other heads of the layer that are of no kind, - for none.",
+        markup=False,
+    )
     for name in names:
         if name in MEANING:
             console.print(f"{name}: {MEANING[name]}.", markup=False)
@@ -119,22 +127,57 @@ def _summary(effects: "AblationEffects", out: Path | None) -> None:
         console.print(f"{len(table)} rows written to {out}", markup=False)
 
 
-def _groups(effects: "AblationEffects", names: list[str], console: object) -> None:
-    groups = effects.groups
+def _signed(value: float) -> str:
+    """Three decimals with their sign, a dash for what is not there."""
+    return "-" if value != value else f"{value:+.3f}"
+
+
+def _groups(effects: "AblationEffects", names: list[str], console: "Console") -> None:
+    """Say what the largest groups cost, beside random sets with and without a head that they read."""
+    groups, record = effects.groups, effects.provenance["groups"]
     if not len(groups):
+        if effects.provenance["options"]["groups"]:
+            console.print(f"No groups were removed: {record['fewer']}.", markup=False)
         return
-    largest = groups[groups["k"] == groups[groups["set"] == "induction"]["k"].max()]
+    largest = groups[groups["k"] == groups["k"].max()]
+    k, random = int(groups["k"].max()), largest[largest["set"] == "random"]
+    removed = f"the {k} strongest induction heads" if k > 1 else "the strongest induction head"
     for name in names:
-        own = largest[largest["set"] == "induction"][f"effect_{name}"].iloc[0]
-        random = largest[largest["set"] == "random"][f"effect_{name}"]
+        induction = largest[largest["set"] == "induction"].iloc[0]
         console.print(
-            f"{name}: without the {largest['k'].iloc[0]} strongest induction heads {own:+.3f}; without as many other "
-            f"heads {random.mean():+.3f} on average, {random.max():+.3f} at most ({random.size} random set{'s' if random.size > 1 else ''}).",
+            f"{name}: without {removed} {_signed(induction[f'effect_{name}'])}, p = {induction[f'p_{name}']:.2g}. "
+            f"Random sets of {k}: {_by_writer(random, f'effect_{name}')}.",
             markup=False,
         )
+    console.print(
+        "p: (C + 1) / (n + 1), where C of n random sets cost at least as much. "
+        + ("Random sets are of the same layers." if set(random["from_layers"]) == {"same"} else
+           "Random sets are of any layer: there are too few other heads in the layers of the induction heads."),
+        markup=False,
+    )  # fmt: skip
+    if record["writers_not_measured"]:
+        console.print(f"Which heads they read was not measured: {record['writers_not_measured']}", markup=False)
+    elif record["writers"]:
+        heads = list(record["writers"])
+        named = ", ".join(heads[:MOST_NAMED]) + (f" and {len(heads) - MOST_NAMED} more" * (len(heads) > MOST_NAMED))
+        console.print(f"A writer: an earlier head that the induction heads read ({named}).", markup=False)
+    else:
+        console.print("A writer: an earlier head that the induction heads read; none was found.", markup=False)
+    if record["fewer"]:
+        console.print(f"Groups end at {k} head{'s' if k > 1 else ''}: {record['fewer']}.", markup=False)
     share = effects.share_of_copying_lost()
     if share["induction"] == share["induction"]:
         console.print(
             f"Of the copying gain {share['induction']:.0%} goes with them, {share['random']:.0%} with random ones.",
             markup=False,
         )
+
+
+def _by_writer(random: "pandas.DataFrame", effect: str) -> str:
+    """Mean effects of random sets with and without a writer, and how many there are of each."""
+    said = []
+    for answer, words in (("yes", " with a writer"), ("no", " without"), ("", "")):
+        costs = random[random["holds_writer"] == answer][effect]
+        if len(costs):
+            said.append(f"{_signed(costs.mean())}{words} ({len(costs)} set{'s' if len(costs) > 1 else ''})")
+    return ", ".join(said)
