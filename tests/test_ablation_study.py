@@ -166,9 +166,19 @@ def test_the_copying_gain_is_of_the_sequences_that_are_ablated(random_toy):
     assert study.clean["copying_gain"] == pytest.approx(gain, abs=1e-5)
     cost = study.groups[study.groups["set"] == "induction"]["effect_copies"].iloc[0]
     assert study.share_of_copying_lost()["induction"] == pytest.approx(cost / gain, rel=1e-3)
+    groups = pd.DataFrame({"set": ["induction", "random", "induction", "random", "random"], "k": [1, 1, 2, 2, 2]})
+    groups = groups.assign(effect_copies=[5.0, 7.0, 1.0, 0.0, 4.0])  # the largest group counts, and the mean over draws
+    curve = dataclasses.replace(study, groups=groups, clean={"copying_gain": 2.0})
+    assert curve.share_of_copying_lost() == {"induction": 0.5, "random": 1.0}
     without = il.ablation_study(random_toy, scores=kinds, measures=("icl",), **settings)
     assert "copying_gain" not in without.clean
     assert np.isnan(list(without.share_of_copying_lost().values())).all()
+
+
+def test_blocks_hold_no_bos(random_toy):
+    probe = copies_probe(random_toy, AblationOptions(bos=20))
+    assert probe.tokens[:, 0].eq(20).all()
+    assert not probe.tokens[:, 1:].eq(20).any()
 
 
 # Groups beside random ones.
@@ -248,6 +258,12 @@ def test_only_heads_that_the_k_removed_heads_read_are_their_writers():
     ]  # fmt: skip
     assert holds_writer(groups, {one: {}, two: {other: 0.5}}) == ["", "no", "", "yes"]
     assert holds_writer(groups, {}) == [""] * 4
+
+
+def test_readers_may_stand_in_several_layers(planted):
+    groups = [Group("induction", 0, (Head(0, 0), Head(1, 2))), Group("random", 0, (Head(0, 1), Head(1, 0)))]
+    writers, _ = measure_writers(planted, groups, AblationOptions())
+    assert {reader: set(read) for reader, read in writers.items()} == {Head(0, 0): set(), Head(1, 2): {Head(0, 1)}}
 
 
 def test_a_share_of_a_tenth_makes_a_writer(monkeypatch, planted):
@@ -548,10 +564,11 @@ def test_the_summary_tells_random_sets_apart(planted, capsys):
     assert "Random sets are of any layer: there are too few other heads in the layers of the induction heads." in said
     assert "A writer: an earlier head that the induction heads read (0.1)." in said
     record = {"fewer": "there are 3 induction heads and 2 other heads", "writers": {}, "writers_not_measured": "No."}
-    unknown = study.groups.assign(holds_writer="")
+    p = np.where(study.groups["set"] == "induction", 0.25, 0.75)
+    unknown = study.groups.assign(holds_writer="", p_copies=p)
     _summary(dataclasses.replace(study, groups=unknown, provenance=study.provenance | {"groups": record}), None)
     said = capsys.readouterr().out
-    assert re.search(r"Random sets of 2: \+2\.\d+ \(6 sets\)\.", said)
+    assert re.search(r"p = 0\.25\. Random sets of 2: \+2\.\d+ \(6 sets\)\.", said)
     assert "Which heads they read was not measured: No." in said
     assert "Groups end at 2 heads: there are 3 induction heads and 2 other heads." in said
     record = record | {"fewer": "the scan found no induction head"}
