@@ -1,8 +1,10 @@
 """Probes in batches: every row once, in halves where memory is short, and no way to loop forever."""
 
+import numpy as np
 import pytest
 import torch
 
+import inductionlens as il
 from inductionlens import InputError
 from inductionlens.models.batches import batches, for_batches
 
@@ -61,3 +63,11 @@ def test_a_batch_that_is_not_entered_is_an_error_and_no_endless_loop():
     next(taken)
     with pytest.raises(RuntimeError, match=r"inside `with batch:`, or call for_batches"):
         next(taken)
+
+
+def test_orders_are_those_of_each_row_however_the_rows_are_cut():
+    whole, cut = (
+        il.path_orders("planted", measures=("copies",), sequences=3, batch_size=size)[["loss", "gain"]]
+        for size in (3, 2)
+    )
+    assert np.allclose(whole, cut, atol=1e-5)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -120,6 +121,44 @@ def test_records_hold_every_option(desk, kind, options):
     if kind == "watch":
         options = options | {"head": str(watch(desk / "run", period=4, seed=3).head)}
     assert record_of(desk / f"{kind}.csv")["options"] == options
+
+
+GIVEN = {
+    "orders": (
+        "orders planted --measures text --text random --windows 3 --length 20 --sequences 3 --seed 1 --no-bos "
+        "--batch-size 2",
+        {"measures": ["text"], "text": "random", "n_windows": 3, "length": 20, "sequences": 3, "seed": 1, "bos": False,
+         "batch_size": 2, "period": 25, "repeats": 4},
+    ),
+    "repeats": (
+        "repeats planted --tokens zipf --period 10 --times 3 --sequences 3 --seed 1 --bos 5 --batch-size 2",
+        {"distributions": ["zipf"], "period": 10, "repeats": 3, "sequences": 3, "seed": 1, "bos": 5, "batch_size": 2},
+    ),
+    "watch": (
+        "watch run --head 0.1 --steps log --frames 2 --period 5 --seed 1 --no-bos",
+        {"source": "run", "head": "0.1", "steps": "log", "frames": 2, "period": 5, "seed": 1, "bos": False},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_every_option_given_arrives_in_the_record(desk, kind):
+    words, options = GIVEN[kind]
+    with contextlib.chdir(desk):
+        code, _, err = run(*words.split(), "--out", "given.csv")
+    assert (code, err) == (0, "")
+    assert record_of(desk / "given.csv")["options"] == options
+
+
+def test_records_are_plain_values():
+    assert study_record("x", options={"a": (1, "b"), "c": Path("d")})["options"] == {"a": [1, "b"], "c": "d"}
+
+
+def test_every_row_is_written(desk):
+    rows = {
+        kind: len(pd.read_csv(desk / f"{kind}.csv")) for kind in ("repeats", "trigrams", "changes", "circuit.terms")
+    }
+    assert rows == {"repeats": 4, "trigrams": 2, "changes": 3, "circuit.terms": 16}
 
 
 def test_options_of_orders_are_those_that_it_takes(desk):
