@@ -82,7 +82,9 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
         "unbounded", "logits", ELHAGE,
     ),
     "all_copies": Column("share of all source tokens whose skip trigram copies", "float", "0..1", "share", ELHAGE),
-    "own_token": Column("as ov_top1", "float", "0..1", "share", ELHAGE),
+    "own_token": Column(
+        "of how many tokens the OV circuit raises the token itself most", "float", "0..1", "share", ELHAGE
+    ),
     "copying_head": Column(
         "whether ov_eigen is more than 3 standard deviations above that of random weights", "str", "", "", ELHAGE
     ),

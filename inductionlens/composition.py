@@ -62,8 +62,7 @@ def _read(model: Model, layer: int, distance: int | None) -> Iterator[tuple[str,
 
 def has_qk(model: Model, distance: int | None) -> bool:
     """Whether queries and keys are compared by one matrix: always, at the distance given, or not at all."""
-    reason = qk_obstacle(model)
-    return reason is None or ("rotary" in reason and distance is not None)
+    return qk_obstacle(model, distance) is None
 
 
 class KTerm(NamedTuple):

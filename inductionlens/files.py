@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 import warnings
 from collections.abc import Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inductionlens.cells import numbers
 from inductionlens.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,26 +67,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         InputError: the file cannot be written.
     """
     check_writable(path)
-    name = None
+    writing: Path | None = path.parent / f".writing-{secrets.token_hex(8)}"
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-            name = file.name
+        # A new file has the mode that the umask leaves; the umask itself belongs to all threads and is not touched.
+        with open(writing, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(writing, path)
+    except FileExistsError as error:
+        writing = None  # somebody else's
+        raise InputError(f"{path!s} cannot be written: {error.strerror}.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path!s} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     finally:
-        if name is not None and os.path.exists(name):
-            os.unlink(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        if writing is not None and writing.exists():
+            writing.unlink()
 
 
 def encode_table(table: "pandas.DataFrame", kind: str) -> bytes:
@@ -140,23 +137,10 @@ def read_plain_table(
         raise InputError(f"{path} is not a {called}: it has no column {absent[0]}.")
     for name in table.columns:
         try:
-            table[name] = table[name].fillna("") if name in text else _numbers(table[name])
-        except (ValueError, TypeError) as error:
+            table[name] = table[name].fillna("") if name in text else numbers(table[name])
+        except (ValueError, TypeError, OverflowError) as error:
             raise InputError(f"{path} is not a {called}: column {name} must hold numbers.") from error
     return table, record
-
-
-def _numbers(values: "pandas.Series") -> "pandas.Series":
-    """Whole numbers where all are, else floats, to the last bit; empty cells are NaN."""
-    import pandas as pd
-
-    if pd.api.types.is_numeric_dtype(values):
-        return values
-    plain = [math.nan if value is None or value == "" else value for value in values]
-    try:
-        return pd.Series([int(value) for value in plain if isinstance(value, str) or value != value], dtype="int64")
-    except ValueError:
-        return pd.Series([float(value) for value in plain], dtype="float64")
 
 
 def read_raw(path: Path, kind: str | None) -> "tuple[pandas.DataFrame, dict[str, Any]]":

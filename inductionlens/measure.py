@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, Final, batches, logits_at, run_reduced
+from inductionlens.models.activations import Attention, Final, logits_at, run_reduced
+from inductionlens.models.batches import for_batches
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.weights import output_weights, unembedding_columns
 from inductionlens.probes import Probe
@@ -95,29 +96,26 @@ def measure_attention(
     first, later = losses.copy_positions(probe.tokens.shape[1], start=probe.start, period=probe.period)
     scored = (first | later).nonzero()[:, 0]
     kept = torch.empty(len(probe.tokens), len(scored), dtype=torch.float64)
-    for batch in batches(probe.tokens, batch_size):
-        with batch:
-            rows = batch.rows.to(_device(model))
-            entries = {
-                name: attention.weigh(target(rows, probe.bos), _reduction(name, reduce))
-                for name, target in targets.items()
-            }
 
-            def reduce_layer(
-                layer: Attention, entries: dict[str, attention.Entries] = entries, part: slice = batch.part
-            ) -> None:
-                for heads in _blocks(layer) if value_weighted else [EVERY]:
-                    pattern = layer.pattern[:, heads]
-                    if value_weighted:
-                        pattern = attention.value_weighted(pattern, layer.values[:, :, heads])
-                    for name, read in entries.items():
-                        store.put(name, layer.layer, part, attention.attend(read, pattern), heads)
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        rows = rows.to(_device(model))
+        entries = {
+            name: attention.weigh(target(rows, probe.bos), _reduction(name, reduce)) for name, target in targets.items()
+        }
 
-            final = run_reduced(model, rows, reduce_layer, values=value_weighted)
-            if with_losses:
-                kept[batch.part] = token_losses(model, final, rows, scored)
-            if progress is not None:
-                progress(len(rows))
+        def reduce_layer(layer: Attention) -> None:
+            for heads in _blocks(layer) if value_weighted else [EVERY]:
+                pattern = layer.pattern[:, heads]
+                if value_weighted:
+                    pattern = attention.value_weighted(pattern, layer.values[:, :, heads])
+                for name, read in entries.items():
+                    store.put(name, layer.layer, part, attention.attend(read, pattern), heads)
+
+        final = run_reduced(model, rows, reduce_layer, values=value_weighted)
+        if with_losses:
+            kept[part] = token_losses(model, final, rows, scored)
+
+    for_batches(probe.tokens, work, batch_size, progress)
     samples = {name: Samples(values) for name, values in store.kept.items()}
     if not with_losses:
         return samples, {}
@@ -159,24 +157,23 @@ def measure_copying(
     """Copying of each head under each normalization, per sequence, on unrepeated tokens."""
     kinds = [name for name in normalizations if not (name == "bansal" and source == "head_output")]
     above, below = (_Store(model, kinds, len(probe.tokens)) for _ in range(2))
-    for batch in batches(probe.tokens, batch_size):
-        with batch:
-            rows = batch.rows
-            columns = unembedding_columns(model, rows)
 
-            def reduce_layer(layer: Attention, columns: Tensor = columns, part: slice = batch.part) -> None:
-                vectors, w_o = layer.values if source == "value" else layer.mixed, output_weights(model, layer.layer)
-                for heads in _blocks(layer):
-                    direct = logits.direct_logits(vectors[:, :, heads], w_o[heads], columns)
-                    pattern = layer.pattern[:, heads]
-                    for name in kinds:
-                        ratio = logits.copying(pattern, direct, first=probe.start, normalization=name, source=source)
-                        above.put(name, layer.layer, part, ratio.numerator, heads)
-                        below.put(name, layer.layer, part, ratio.denominator, heads)
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        columns = unembedding_columns(model, rows)
 
-            run_reduced(model, rows, reduce_layer, values=source == "value", mixed=source == "head_output")
-            if progress is not None:
-                progress(len(rows))
+        def reduce_layer(layer: Attention) -> None:
+            vectors, w_o = layer.values if source == "value" else layer.mixed, output_weights(model, layer.layer)
+            for heads in _blocks(layer):
+                direct = logits.direct_logits(vectors[:, :, heads], w_o[heads], columns)
+                pattern = layer.pattern[:, heads]
+                for name in kinds:
+                    ratio = logits.copying(pattern, direct, first=probe.start, normalization=name, source=source)
+                    above.put(name, layer.layer, part, ratio.numerator, heads)
+                    below.put(name, layer.layer, part, ratio.denominator, heads)
+
+        run_reduced(model, rows, reduce_layer, values=source == "value", mixed=source == "head_output")
+
+    for_batches(probe.tokens, work, batch_size, progress)
     return {name: Samples(above.kept[name], below.kept[name]) for name in kinds}
 
 
@@ -189,32 +186,26 @@ def measure_induction_logit(
     source's effect on that token's logit, divided by the final norm's scale in the same run. McDougall et al. 2023.
     """
     store = _Store(model, ["logit"], len(probe.tokens))
-    for each in batches(probe.tokens, batch_size):
-        with each:
-            rows = each.rows.to(_device(model))
-            target = attention.after_copy(rows, probe.bos)
-            target[:, -1] = False
-            batch, query, key = target.nonzero(as_tuple=True)
-            shape = (len(rows), -1)
-            batch, query, key = batch.view(shape), query.view(shape), key.view(shape)
-            columns = unembedding_columns(model, rows.gather(1, key), centred=centred)
-            effects: list[Float[Tensor, "batch head query"]] = []
 
-            def reduce_layer(
-                layer: Attention, at: tuple[Tensor, ...] = (batch, query, key), columns: Tensor = columns,
-                effects: list[Tensor] = effects,
-            ) -> None:  # fmt: skip
-                batch, query, key = at
-                attended = layer.pattern[batch, :, query, key].transpose(1, 2)
-                values = layer.values[batch, key]
-                effects.append(logits.logit_effect(attended, values, output_weights(model, layer.layer), columns))
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        rows = rows.to(_device(model))
+        target = attention.after_copy(rows, probe.bos)
+        target[:, -1] = False
+        batch, query, key = (index.view(len(rows), -1) for index in target.nonzero(as_tuple=True))
+        columns = unembedding_columns(model, rows.gather(1, key), centred=centred)
+        effects: list[Float[Tensor, "batch head query"]] = []
 
-            final = run_reduced(model, rows, reduce_layer, values=True)
-            scale = final.scale.gather(1, query)[:, None]
-            for layer, effect in enumerate(effects):
-                store.put("logit", layer, each.part, (effect / scale).mean(-1))
-            if progress is not None:
-                progress(len(rows))
+        def reduce_layer(layer: Attention) -> None:
+            attended = layer.pattern[batch, :, query, key].transpose(1, 2)
+            values = layer.values[batch, key]
+            effects.append(logits.logit_effect(attended, values, output_weights(model, layer.layer), columns))
+
+        final = run_reduced(model, rows, reduce_layer, values=True)
+        scale = final.scale.gather(1, query)[:, None]
+        for layer, effect in enumerate(effects):
+            store.put("logit", layer, part, (effect / scale).mean(-1))
+
+    for_batches(probe.tokens, work, batch_size, progress)
     return Samples(store.kept["logit"])
 
 
@@ -239,11 +230,11 @@ def losses_by_position(
     """
     kept = np.empty((len(tokens), tokens.shape[1] - 1))
     scored = torch.arange(tokens.shape[1] - 1)
-    for batch in batches(tokens, batch_size):
-        with batch:
-            rows = batch.rows.to(_device(model))
-            final = run_reduced(model, rows, lambda layer: None)
-            kept[batch.part] = token_losses(model, final, rows, scored).numpy()
-            if progress is not None:
-                progress(len(rows))
+
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        rows = rows.to(_device(model))
+        final = run_reduced(model, rows, lambda layer: None)
+        kept[part] = token_losses(model, final, rows, scored).numpy()
+
+    for_batches(tokens, work, batch_size, progress)
     return kept

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.effects import Change, Stimulus, clean_record, held_patterns, values_of
 from inductionlens.models import Model
 from inductionlens.models.ablation import check_edits
-from inductionlens.models.activations import batches
+from inductionlens.models.batches import for_batches
 from inductionlens.models.replay import Recorded, resume
 
 _HELD = Change("zero", hold_patterns=True)
@@ -51,28 +51,28 @@ def measure_orders(
     found = {
         part: {name: np.full((rows, sequences), np.nan) for name in stimulus.values} for part, rows in sizes.items()
     }
-    for batch in batches(stimulus.tokens, batch_size):
-        with batch:
-            run, patterns = clean_record(model, batch.rows, _HELD)
-            hold = held_patterns(patterns, 0, 1)
 
-            def put(part: str, row: int, final: Tensor, batch: object = batch) -> None:
-                for name, values in values_of(model, stimulus, batch.rows, final).items():
-                    found[part][name][row, batch.part] = values[0]
+    def work(rows: Int[Tensor, "batch pos"], where: slice) -> None:
+        run, patterns = clean_record(model, rows, _HELD)
+        hold = held_patterns(patterns, 0, 1)
 
-            outputs: list[Tensor | None] = [None] * layers
-            for order in range(layers + 1):
-                final, outputs = _run(run, hold, outputs)
-                put("up_to", order, final)
-                if order == 0:
-                    first = list(outputs)
-            for layer in range(layers):
-                alone = [kept if index == layer else None for index, kept in enumerate(first)]
-                without = [None if index == layer else kept for index, kept in enumerate(first)]
-                put("alone", layer, _run(run, hold, alone)[0])
-                put("without", layer, _run(run, hold, without)[0])
-            if progress is not None:
-                progress(len(batch.rows))
+        def put(part: str, row: int, final: Tensor) -> None:
+            for name, values in values_of(model, stimulus, rows, final).items():
+                found[part][name][row, where] = values[0]
+
+        outputs: list[Tensor | None] = [None] * layers
+        for order in range(layers + 1):
+            final, outputs = _run(run, hold, outputs)
+            put("up_to", order, final)
+            if order == 0:
+                first = list(outputs)
+        for layer in range(layers):
+            alone = [kept if index == layer else None for index, kept in enumerate(first)]
+            without = [None if index == layer else kept for index, kept in enumerate(first)]
+            put("alone", layer, _run(run, hold, alone)[0])
+            put("without", layer, _run(run, hold, without)[0])
+
+    for_batches(stimulus.tokens, work, batch_size, progress)
     return Orders(**found)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, batches
+from inductionlens.models.activations import Attention
+from inductionlens.models.batches import for_batches
 from inductionlens.models.circuits import ov_obstacle
 from inductionlens.models.replay import Recorded, record, run_until
 from inductionlens.models.weights import output_weights, unembedding_columns
@@ -80,32 +81,32 @@ def measure_paths(
     prefix, logit = (np.full(shape[1:], np.nan) for _ in range(2))
     prefix_without, logit_without = ({kind: np.full(shape, np.nan) for kind in kinds} for _ in range(2))
     ablated = np.full(shape, np.nan)
-    for each in batches(probe.tokens, batch_size):
-        with each:
-            outputs, above = _clean(model, probe, each.rows, readers)
-            sequences = range(each.part.start, each.part.stop)
-            for reader in above:
-                place = np.ix_(reader.places, sequences)
-                prefix[place] = reader.prefix(reader.pattern)[0]
-                logit[place] = reader.logit(reader.pattern, reader.inputs["v"])[0]
-            for some in _stacks(writers, each.rows.numel()):
-                layer, copies = writers[some[0]].layer, len(some)
-                later = [reader for reader in above if reader.layer > layer]
-                residuals, patterns = _without(later, outputs, [writers[index] for index in some])
-                for reader in later:
-                    place = np.ix_(some, reader.places, sequences)
-                    ablated[place] = reader.prefix(patterns[reader.layer])
-                    written = [_written(model, outputs, writers[index]) for index in some]
-                    clean = reader.run.residuals[reader.layer]
-                    direct = torch.cat([clean - part for part in written])
-                    for how, residual in (("total", residuals[reader.layer]), ("direct", direct)):
-                        less = _inputs(reader.run, reader.layer, residual)
-                        for via in VIA:
-                            attended, values = reader.with_input(via, less[via], copies)
-                            prefix_without[how, via][place] = reader.prefix(attended)
-                            logit_without[how, via][place] = reader.logit(attended, values)
-            if progress is not None:
-                progress(len(each.rows))
+
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        outputs, above = _clean(model, probe, rows, readers)
+        sequences = range(part.start, part.stop)
+        for reader in above:
+            place = np.ix_(reader.places, sequences)
+            prefix[place] = reader.prefix(reader.pattern)[0]
+            logit[place] = reader.logit(reader.pattern, reader.inputs["v"])[0]
+        for some in _stacks(writers, rows.numel()):
+            layer, copies = writers[some[0]].layer, len(some)
+            later = [reader for reader in above if reader.layer > layer]
+            residuals, patterns = _without(later, outputs, [writers[index] for index in some])
+            for reader in later:
+                place = np.ix_(some, reader.places, sequences)
+                ablated[place] = reader.prefix(patterns[reader.layer])
+                written = [_written(model, outputs, writers[index]) for index in some]
+                clean = reader.run.residuals[reader.layer]
+                direct = torch.cat([clean - output for output in written])
+                for how, residual in (("total", residuals[reader.layer]), ("direct", direct)):
+                    less = _inputs(reader.run, reader.layer, residual)
+                    for via in VIA:
+                        attended, values = reader.with_input(via, less[via], copies)
+                        prefix_without[how, via][place] = reader.prefix(attended)
+                        logit_without[how, via][place] = reader.logit(attended, values)
+
+    for_batches(probe.tokens, work, batch_size, progress)
     return PathEffects(prefix, logit, prefix_without, logit_without, ablated)
 
 

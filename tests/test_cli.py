@@ -189,7 +189,7 @@ BAD = [
     ("scan planted --sequences many", "Invalid value for '--sequences'"),
     ("scan", "Missing argument"),
     ("frobnicate", "No such command 'frobnicate'"),
-    ("columns prefix_match", "There is no column 'prefix_match'; the nearest are prefix_matching"),
+    ("columns prefix_match", "There is no table and no column 'prefix_match'; the nearest are prefix_matching"),
     ("plot missing.csv --out a.png", "The table missing.csv cannot be read"),
     ("plot missing.csv --out a.txt", "The suffix of a.txt must be one of .png, .svg, .pdf; got '.txt'"),
     ("plot missing.csv --out no/a.png", "there is no folder no"),

@@ -19,7 +19,7 @@ from inductionlens.composition import (
     virtual_heads,
 )
 from inductionlens.measure import measure_weights
-from inductionlens.models.circuits import ov_circuit, qk_circuit
+from inductionlens.models.circuits import Obstacle, ov_circuit, ov_obstacle, qk_circuit, qk_obstacle
 from inductionlens.models.named_weights import named_weights, portable_weights
 from inductionlens.models.processing import processed
 from inductionlens.scores.circuits import composition, random_composition, small_left
@@ -222,6 +222,21 @@ def test_rotary_circuits_are_refused_or_given_per_distance(monkeypatch):
     monkeypatch.setattr(model.cfg, "use_qk_norm", True, raising=False)
     with refused("queries and keys are normed"):
         qk_circuit(model, 0, 2)
+
+
+def test_the_obstacle_is_named_and_its_words_decide_nothing(monkeypatch):
+    model = rotary()
+    assert qk_obstacle(model) is Obstacle.ROTARY
+    assert qk_obstacle(model, 0) is None
+    assert (has_qk(model, None), has_qk(model, 0), has_qk(model, 2)) == (False, True, True)
+    monkeypatch.setattr(model.cfg, "use_qk_norm", True, raising=False)
+    assert qk_obstacle(model, 2) is Obstacle.NORMED
+    assert not has_qk(model, 2)
+    with refused(r"queries and keys are normed before they are compared\."):
+        qk_circuit(model, 0, 2)
+    assert ov_obstacle(model) is None
+    monkeypatch.setattr(model.cfg, "use_normalization_before_and_after", True, raising=False)
+    assert ov_obstacle(model) is Obstacle.NORM_AFTER
 
 
 def test_a_rotary_circuit_at_a_distance_is_what_attention_computes_there():

@@ -203,3 +203,27 @@ def test_reading_a_table_does_not_import_torch(scores, tmp_path):
     path = str(tmp_path / "scores.csv")
     code = f"import inductionlens as il, sys; il.read_scores({path!r}); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o000])
+def test_files_follow_the_umask_which_is_never_touched(mask, tmp_path, monkeypatch):
+    """It belongs to the whole process: what another thread writes while it is 0 is open to everybody."""
+    before = os.umask(mask)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", lambda *_: pytest.fail("the umask was touched"))
+            patched.setattr(os, "chmod", lambda *_: pytest.fail("a mode was set"))
+            files.write_atomically(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_somebody_elses_temporary_file_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "same")
+    (tmp_path / ".writing-same").write_text("theirs")
+    with pytest.raises(InputError, match="cannot be written: File exists"):
+        files.write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / ".writing-same").read_text() == "theirs"
+    assert os.listdir(tmp_path) == [".writing-same"]

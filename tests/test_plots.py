@@ -6,7 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from inductionlens import InputError, plots
-from inductionlens.plots import plot_mosaic
+from inductionlens.plots import SIGNED, UNBOUNDED, plot_mosaic
+from inductionlens.tables import COLUMNS, SCORES
 
 
 def table_of(layers, heads, seed=0):
@@ -122,3 +123,21 @@ def test_unknown_scores_and_mixed_tables_are_refused(tmp_path):
         plots.draw_mosaic(pd.concat([table, table]))
     with pytest.raises(InputError, match=r"must be one of .png, .svg, .pdf; got '.jpg'"):
         plot_mosaic(table, tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_colours_are_signed_and_bounded_as_the_scores_range_says(score):
+    said = COLUMNS[score].range
+    assert (score in SIGNED) == (not said.startswith("0..1"))
+    assert (score in UNBOUNDED) == said.startswith("unbounded")
+    table = table_of(2, 2).assign(**{score: [-3.0, 0.2, 0.1, 0.0]})
+    shown = plots.draw_scores(table, score, Figure().subplots()).images[0]
+    top = 3.0 if score in UNBOUNDED else 1.0
+    assert shown.norm.vmax == top
+    assert shown.norm.vmin == (-top if score in SIGNED else 0.0)
+
+
+def test_the_words_of_a_range_decide_no_colour(monkeypatch):
+    monkeypatch.setitem(COLUMNS, "copying", COLUMNS["copying"]._replace(range="between minus one and one"))
+    shown = plots.draw_scores(table_of(2, 2), "copying", Figure().subplots()).images[0]
+    assert (shown.norm.vmin, shown.norm.vmax) == (-1.0, 1.0)

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from inductionlens.cli import ablate, changes, circuit, icl, pictures, references, scan, tables, terms, training, watch  # noqa: F401 (each adds its commands)
+from inductionlens.cli import (  # noqa: F401 (each adds its commands)
+    ablate,
+    changes,
+    circuit,
+    columns,
+    icl,
+    pictures,
+    references,
+    scan,
+    tables,
+    terms,
+    training,
+    watch,
+)
 from inductionlens.cli.speak import app
 from inductionlens.errors import InputError
 

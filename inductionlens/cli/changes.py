@@ -26,6 +26,7 @@ def changes(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Say when prefix matching, in-context learning and copying change, over the seeds of each model."""
+    from inductionlens.files import sidecar_of
     from inductionlens.plots import check_picture
     from inductionlens.studies.changes_table import changes_table, read_models
 
@@ -39,7 +40,12 @@ def changes(
         from inductionlens.studies.analysis import analysis
 
         plot_analysis(picture, analysis({name: runs[0] for name, runs in models.items()}))
-    write(table, out)
+    write(
+        table,
+        out,
+        "changes",
+        inputs=[path for steps in tables for path in (steps, sidecar_of(steps)) if path.is_file()],
+    )
     if quiet:
         return
     show(_in_brief(table), TITLES)

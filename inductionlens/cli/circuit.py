@@ -78,7 +78,8 @@ def circuit(
     if terms is not None:
         import pandas as pd
 
-        write(pd.concat(expansions, ignore_index=True), terms)
+        how = {"readers": [str(reader) for reader in found.readers], "distance": distance}
+        write(pd.concat(expansions, ignore_index=True), terms, "circuit", loaded, how)
     if picture is not None:
         found.plot(picture)
     if not quiet:

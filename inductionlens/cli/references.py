@@ -1,11 +1,13 @@
 """validate, ranks: what others have published."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from inductionlens.cli.options import Device
+from inductionlens.cli.options import Device, Out, check_table
+from inductionlens.cli.show import write
 from inductionlens.cli.speak import Progress, app
 
 
@@ -13,23 +15,22 @@ from inductionlens.cli.speak import Progress, app
 def validate(
     model: Annotated[str, typer.Argument(help="A folder or a hub name; gpt2 for the published table.")],
     against: Annotated[Path | None, typer.Option(help="A table of yours (layer, head, scores) instead of GPT-2 small's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the differences per head here, as CSV.")] = None,
+    out: Out = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print PASS or FAIL alone.")] = False,
 ) -> None:  # fmt: skip
     """Compare a model's attention scores with a published table, by its exact recipe: PASS (0) or FAIL (1)."""
-    from inductionlens.files import check_writable, encode_table, write_atomically
-
-    if out is not None:
-        check_writable(out)
+    check_table(out)
     with Progress(quiet, f"validating {model}"):
         from inductionlens.models.loading import load_model
         from inductionlens.studies import reference
 
         reference.read_reference(against)
-        found = reference.validate(load_model(model, device=device), against)
-    if out is not None:
-        write_atomically(out, encode_table(found.table, "csv"))
+        loaded = load_model(model, device=device)
+        found = reference.validate(loaded, against)
+    published = reference.reference_path(against)
+    inputs = [path for path in (published, published.with_suffix(".recipe.json")) if path.is_file()]
+    write(found.table, out, "validate", loaded, {"recipe": asdict(found.recipe)}, inputs)
     if not quiet:
         if found.recipe.source:
             print(f"against {found.recipe.source}")
@@ -45,18 +46,15 @@ def validate(
 def ranks(
     scores: Annotated[Path, typer.Argument(help="A table written by scan, of GPT-2 small or one of 14 others.")],
     model: Annotated[str | None, typer.Option(help="Which model it is, such as gpt2; by default what the table says.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the agreement here, as CSV.")] = None,
+    out: Out = None,
 ) -> None:  # fmt: skip
     """Say how a table ranks the heads that papers have named: agreement of ranks, no PASS or FAIL."""
-    from inductionlens.files import check_writable, encode_table, write_atomically
     from inductionlens.head_scores import read_scores
     from inductionlens.studies.rank_agreement import rank_agreement
 
-    if out is not None:
-        check_writable(out)
+    check_table(out)
     table = rank_agreement(read_scores(scores), model)
-    if out is not None:
-        write_atomically(out, encode_table(table, "csv"))
+    write(table, out, "ranks", options={"model": model}, inputs=[scores])
     for row in table.to_dict("records"):
         heads = f"{row['heads']} head{'s' if row['heads'] > 1 else ''}"
         order = row["rank_correlation"]

@@ -17,6 +17,7 @@ from inductionlens.cli.options import (
     NoBos,
     Quiet,
     Revision,
+    check_table,
     which_bos,
 )
 from inductionlens.cli.speak import Progress, app, console_out, number
@@ -63,18 +64,20 @@ def scan(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Score every head of MODEL on repeated random tokens and say which are induction heads."""
-    from inductionlens.files import check_writable, encode_table, format_of, sidecar_of, write_atomically
+    from inductionlens.files import check_writable, encode_table, format_of, sidecar_of, write_table
 
     if format is not None:
         format_of(Path("table"), format)
-    for path in (out, samples):
-        if path is not None:
-            format_of(path, format if path is out else None)
-            check_writable(path)
     if out is not None:
-        check_writable(sidecar_of(out))
-        if samples is not None and realpath(samples) in (realpath(out), realpath(sidecar_of(out))):
-            raise InputError(f"--samples and --out need files of their own; both would write {samples}.")
+        format_of(out, format)
+        for path in (out, sidecar_of(out)):
+            check_writable(path)
+    check_table(samples)
+    if out is not None and samples is not None:
+        own, other = ({realpath(path): path for path in (table, sidecar_of(table))} for table in (out, samples))
+        shared = [path for place, path in own.items() if place in other]
+        if shared:
+            raise InputError(f"--samples and --out need files of their own; both would write {shared[0]}.")
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.heads import Head
@@ -95,7 +98,7 @@ def scan(
         progress.say(f"scanning {model}")
         scores = run_scan(loaded, options=options, on_progress=progress.at)
     if samples is not None:
-        write_atomically(samples, encode_table(scores.samples_table(), format_of(samples)))
+        write_table(samples, scores.samples_table(), scores.provenance)
     if out is not None:
         scores.save(out, format)
     elif format is not None:

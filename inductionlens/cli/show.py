@@ -1,7 +1,8 @@
 """Plain tables: written, and printed."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inductionlens.cli.speak import console_out, number
 
@@ -9,12 +10,21 @@ if TYPE_CHECKING:
     import pandas
 
 
-def write(table: "pandas.DataFrame", out: Path | None) -> None:
-    """Write a table where one was asked for; the suffix decides the format."""
-    from inductionlens.files import encode_table, format_of, write_atomically
+def write(
+    table: "pandas.DataFrame",
+    out: Path | None,
+    command: str,
+    model: Any = None,
+    options: dict[str, Any] | None = None,
+    inputs: Iterable[Path] = (),
+) -> None:
+    """Write a table where one was asked for, and its record (see `study_record`); the suffix decides the format."""
+    if out is None:
+        return
+    from inductionlens.files import write_table
+    from inductionlens.studies.provenance import study_record
 
-    if out is not None:
-        write_atomically(out, encode_table(table, format_of(out)))
+    write_table(out, table, study_record(command, model, options, inputs=inputs))
 
 
 def wrote(table: "pandas.DataFrame", out: Path | None) -> None:

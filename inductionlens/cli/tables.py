@@ -1,11 +1,12 @@
-"""compare, why, columns: what a table says."""
+"""compare, why: what tables of scores say."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from inductionlens.cli.options import Out, check_table
+from inductionlens.cli.show import write
 from inductionlens.cli.speak import app
 from inductionlens.errors import InputError
 
@@ -14,27 +15,24 @@ from inductionlens.errors import InputError
 def compare(
     first: Annotated[Path, typer.Argument(help="A table written by scan.")],
     second: Annotated[Path, typer.Argument(help="Another, of a model of the same shape.")],
-    out: Annotated[Path | None, typer.Option(help="Write every difference here, as CSV.")] = None,
+    out: Out = None,
     score: Annotated[str, typer.Option(help="The score whose changes are printed.")] = "prefix_matching",
     top: Annotated[int, typer.Option(help="How many heads are printed at most.")] = 10,
 ) -> None:
     """Say what changed between two scans: verdicts, and the heads whose score moved beyond its interval."""
-    from inductionlens.files import check_writable, encode_table, write_atomically
     from inductionlens.head_scores import read_scores
     from inductionlens.studies.compare import compare as run_compare
 
     if top < 1:
         raise InputError(f"top must be at least 1; got {top}.")
-    if out is not None:
-        check_writable(out)
+    check_table(out)
     table = run_compare(read_scores(first), read_scores(second))
     part = table[[name == score for name in table["score"]]]
     if part.empty:
         raise InputError(
             f"There is no score {score!r} in both tables; they share {', '.join(table['score'].unique())}."
         )
-    if out is not None:
-        write_atomically(out, encode_table(table, "csv"))
+    write(table, out, "compare", inputs=(first, second))
     moved = part[part["first_kind"] != part["second_kind"]]
     for row in moved.to_dict("records"):
         print(f"{row['layer']}.{row['head']} was {row['first_kind']}, is {row['second_kind']}")
@@ -66,39 +64,3 @@ def why(
         print("No head of this table is of a kind; name one with --head to see what speaks against it.")
     for row in rows:
         print(f"{row['layer']}.{row['head']} {row['kind']}: {row['why']}")
-
-
-@app.command()
-def columns(
-    name: Annotated[str | None, typer.Argument(help="One column; all of them by default.")] = None,
-) -> None:
-    """Explain every column of every table: meaning, range, unit and source."""
-    from rich import box
-    from rich.table import Table
-
-    from inductionlens.circuit_columns import CIRCUIT_COLUMNS
-    from inductionlens.effect_columns import EFFECT_COLUMNS
-    from inductionlens.formation_columns import FORMATION_COLUMNS
-    from inductionlens.tables import COLUMNS, explain
-
-    known = COLUMNS | EFFECT_COLUMNS | CIRCUIT_COLUMNS | FORMATION_COLUMNS
-    if name is not None and explain(name, known) is None:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=2)
-        raise InputError(
-            f"There is no column {name!r}; {'the nearest are ' + ', '.join(near) if near else 'all are listed without a name'}."
-        )
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("column", "meaning", "range", "unit", "source"):
-        grid.add_column(title, overflow="fold")
-    for key in known if name is None else [name]:
-        column = explain(key, known)
-        assert column is not None
-        ends = f"{key}\n{key}_low\n{key}_high" if column.interval else key
-        grid.add_row(ends, column.meaning, column.range, column.unit, column.source)
-    from rich.console import Console
-
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
-    if name is None:
-        print("NAME_low and NAME_high are the ends of the 95% bootstrap interval of NAME over sequences.")

@@ -1,6 +1,6 @@
 """orders, trigrams, repeats: what heads know, and how."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,19 +44,22 @@ def orders(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Say how much loss MODEL saves through 0, 1, 2 ... heads in a row, and what each layer's heads add."""
+    from inductionlens.files import write_table
+
     check_table(out)
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
-        from inductionlens.studies.orders import path_orders
+        from inductionlens.studies.orders import measured_orders
 
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"orders of {model}")
-        table = path_orders(
-            loaded, measures=tuple(name.strip() for name in measures.split(",")), text=text, n_windows=windows,
-            length=length, sequences=sequences, seed=seed, bos=start, batch_size=batch_size, on_progress=progress.at,
-        )  # fmt: skip
-    write(table, out)
+        settings = {"text": text, "n_windows": windows, "length": length, "sequences": sequences, "seed": seed,
+                    "bos": start, "batch_size": batch_size}  # fmt: skip
+        names = tuple(name.strip() for name in measures.split(","))
+        table, record = measured_orders(loaded, None, names, progress.at, settings)
+    if out is not None:
+        write_table(out, table, record)
     if not quiet:
         show(table, {"measure": "measure", "term": "term", "loss": "loss", "gain": "gain"})
         print("Nats. gain: what a term takes off the loss; order 0 off a uniform guess.")
@@ -83,8 +86,9 @@ def trigrams(
         from inductionlens.studies.trigrams import skip_trigrams
 
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device)
-        table = skip_trigrams(loaded, heads=head, top=top, distance=distance, seed=seed)
-    write(table, out)
+        options = {"heads": head, "top": top, "distance": distance, "seed": seed}
+        table = skip_trigrams(loaded, **options)
+    write(table, out, "trigrams", loaded, options)
     if not quiet:
         shown = table.assign(
             trigram=[f"{source!r} ... {destination!r} -> {token!r}" for source, destination, token in
@@ -119,13 +123,22 @@ def repeats(
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"repeats in {', '.join(models)}"):
         from inductionlens.models.loading import load_model
+        from inductionlens.studies.provenance import model_record
         from inductionlens.studies.repeats import repeats as run_repeats
 
-        table = run_repeats(
-            (load_model(model, device=device) for model in models), period=period, repeats=times, sequences=sequences,
-            distributions=tuple(name.strip() for name in tokens.split(",")), bos=start, seed=seed, batch_size=batch_size,
-        )  # fmt: skip
-    write(table, out)
+        records: list[dict[str, Any]] = []
+
+        def load(name: str) -> Any:
+            loaded = load_model(name, device=device)
+            records.append(model_record(loaded))
+            return loaded
+
+        options = {
+            "distributions": tuple(name.strip() for name in tokens.split(",")), "period": period, "repeats": times,
+            "sequences": sequences, "bos": start, "seed": seed, "batch_size": batch_size,
+        }  # fmt: skip
+        table = run_repeats(map(load, models), **options)
+    write(table, out, "repeats", records, options)
     if not quiet:
         titles = {
             "model": "model",

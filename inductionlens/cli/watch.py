@@ -44,7 +44,9 @@ def watch(
             on_progress=progress.at,
         )  # fmt: skip
     if as_table:
-        write(found.table(), out)
+        options = {"source": run, "head": str(found.head), "steps": steps, "frames": most, "period": period,
+                   "bos": start, "seed": seed}  # fmt: skip
+        write(found.table(), out, "watch", options=options)
     else:
         plot_forming(found.table(), str(found.head), out)
     if not quiet:

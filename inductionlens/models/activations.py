@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.batches import batches  # noqa: F401 (controls and effects take it from here)
 from inductionlens.models.lens import is_bridge
 
 
@@ -147,51 +147,3 @@ def logits_at(
         logits = torch.nn.functional.linear(picked.to(weights.dtype), weights.T, bias.to(weights.dtype)).float()
         cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
-
-
-class Batch:
-    """Some rows of a probe, worked on inside a ``with``: running out of memory there asks for smaller batches."""
-
-    def __init__(self, tokens: Int[Tensor, "batch pos"], part: slice) -> None:
-        self.rows: Int[Tensor, "batch pos"] = tokens[part]
-        self.part = part
-        """Which rows of the probe these are."""
-        self.fitted = False
-
-    def __enter__(self) -> "Batch":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.fitted = error is None
-        if error is None or not _out_of_memory(error):
-            return False
-        if len(self.rows) == 1:
-            raise InputError(
-                f"One sequence of {self.rows.shape[1]} tokens does not fit into memory; use shorter ones (a smaller "
-                "period), half precision (dtype='bfloat16', --dtype bfloat16), or another device."
-            ) from error
-        return True
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on the CPU or on an accelerator."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
-def batches(tokens: Int[Tensor, "batch pos"], batch_size: int | None = None) -> Iterator[Batch]:
-    """Cut a probe into batches, by default of about 2,048 tokens; one that does not fit into memory is halved.
-
-    Work on each inside ``with batch:``, and write results at ``batch.part``: what did not fit is done again.
-    """
-    size, start = batch_size or max(1, 2048 // tokens.shape[1]), 0
-    while start < len(tokens):
-        batch = Batch(tokens, slice(start, min(start + size, len(tokens))))
-        yield batch
-        if batch.fitted:
-            start = batch.part.stop
-            continue
-        size = (len(batch.rows) + 1) // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

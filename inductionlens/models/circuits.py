@@ -1,6 +1,7 @@
 """QK and OV circuits, or the reason there is none."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,24 +17,33 @@ if TYPE_CHECKING:
     from transformer_lens import FactoredMatrix
 
 
-def ov_obstacle(model: Model) -> str | None:
-    """Why what a head writes is no fixed linear map of what it reads; None where it is."""
-    if getattr(model.cfg, "use_normalization_before_and_after", False):
-        return "a norm follows each attention layer, so what a head writes depends on what the others write"
-    return None
+class Obstacle(StrEnum):
+    """Why a model has no circuit of one matrix: which it is, and the words for it."""
+
+    NORM_AFTER = "a norm follows each attention layer, so what a head writes depends on what the others write"
+    SMEARED = "keys are smeared over two positions"
+    NORMED = "queries and keys are normed before they are compared"
+    ROTARY = "positions are rotary, so that queries and keys are compared in another way at every distance"
 
 
-def qk_obstacle(model: Model) -> str | None:
-    """Why a query and a key are compared by no fixed matrix; None where they are."""
+def ov_obstacle(model: Model) -> Obstacle | None:
+    """Why what a head writes is no fixed linear map of what it reads, or None if it is one."""
+    return Obstacle.NORM_AFTER if getattr(model.cfg, "use_normalization_before_and_after", False) else None
+
+
+def qk_obstacle(model: Model, distance: int | None = None) -> Obstacle | None:
+    """Why this model compares queries and keys by no fixed matrix, or None if it has one.
+
+    A rotary model has one at every ``distance``, but none for all of them.
+    """
     from inductionlens.models.smeared_keys import is_smeared
 
     if is_smeared(model):
-        return "keys are smeared over two positions"
+        return Obstacle.SMEARED
     if getattr(model.cfg, "use_qk_norm", False):
-        return "queries and keys are normed before they are compared"
-    if model.cfg.positional_embedding_type == "rotary":
-        return "positions are rotary, so that queries and keys are compared in another way at every distance"
-    return None
+        return Obstacle.NORMED
+    rotary = model.cfg.positional_embedding_type == "rotary"
+    return Obstacle.ROTARY if rotary and distance is None else None
 
 
 def ov_circuit(model: Model, layer: int) -> "FactoredMatrix":
@@ -59,12 +69,9 @@ def qk_circuit(model: Model, layer: int, distance: int | None = None) -> "Factor
     Raises:
         InputError: the model has no such matrix, or none without a distance; the message says why.
     """
-    reason = qk_obstacle(model)
-    turned = reason is not None and "rotary" in reason and distance is not None
-    if not turned:
-        _refuse(reason, "QK circuits")
+    _refuse(qk_obstacle(model, distance), "QK circuits")
     w_q, w_k = (_weights(model, layer, name) for name in ("W_Q", "W_K"))
-    if turned and distance:
+    if distance and qk_obstacle(model) is Obstacle.ROTARY:
         w_q = w_q @ _rotation(model, layer, distance)
     return lens().FactoredMatrix(w_q, w_k.transpose(-2, -1))
 
@@ -95,9 +102,9 @@ def ov_eigenvalues(model: Model, layers: Sequence[int] | None = None) -> Complex
     return torch.stack(rows)
 
 
-def _refuse(reason: str | None, what: str) -> None:
+def _refuse(reason: Obstacle | None, what: str) -> None:
     if reason is not None:
-        way_out = "; give a distance" if "rotary" in reason else ""
+        way_out = "; give a distance" if reason is Obstacle.ROTARY else ""
         raise InputError(f"This model has no {what} of one matrix: {reason}{way_out}.")
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Scores without a natural largest value: their colours end at the largest value shown.
+UNBOUNDED = frozenset({"induction_logit"})
+#: Scores that can be negative; the others run from 0 to 1.
+SIGNED = UNBOUNDED | {"copying", "copying_per_token", "copying_share", "copying_olsson_literal", "ov_eigen"}
 #: What a mosaic shows unless told otherwise.
 DEFAULT_SCORES = ("prefix_matching", "copying", "induction_logit", "previous_token", "duplicate_token", "first_token")
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -33,9 +37,9 @@ def draw_scores(table: "pandas.DataFrame", score: str, ax: "Axes") -> "Axes":
     layers, heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
     grid = np.full((layers, heads), np.nan)
     grid[table["layer"].astype(int), table["head"].astype(int)] = table[score].astype(float)
-    signed = COLUMNS[score].range.startswith(("-1", "unbounded"))
+    signed = score in SIGNED
     finite = np.abs(grid[np.isfinite(grid)])
-    top = 1.0 if not COLUMNS[score].range.startswith("unbounded") else float(finite.max(initial=0.0)) or 1.0
+    top = float(finite.max(initial=0.0)) or 1.0 if score in UNBOUNDED else 1.0
     ax.set_facecolor("#e6e6e6")
     ax.patch.set_hatch("////")
     ax.patch.set_edgecolor("#bbbbbb")

@@ -213,6 +213,7 @@ def _record(
 ) -> dict[str, Any]:
     reason = qk_obstacle(model)
     return {
+        "command": "circuit",
         "model": model_record(model),
         "probe": probe.describe(),
         "seed": probe.seed,

@@ -145,6 +145,7 @@ def _checked(windows: Any, model: Model) -> Tensor:
 def _provenance(model: Model, windows: Windows, seed: int, batch_size: int | None) -> dict[str, Any]:
     tokens = windows.tokens
     return {
+        "command": "icl",
         "model": model_record(model),
         "windows": {
             "text": windows.name,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,11 +17,21 @@ from inductionlens.models.origin import origin_of
 from inductionlens.orders import Orders, measure_orders
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.ablation_stimuli import make_stimuli
+from inductionlens.studies.provenance import study_record
 
 if TYPE_CHECKING:
     import pandas
 
 MEASURES = ("copies", "text")
+#: The settings of `AblationOptions` that choose stimuli.
+SETTINGS = ("text", "n_windows", "length", "sequences", "period", "repeats", "bos", "seed", "batch_size")
+
+
+class MeasuredOrders(NamedTuple):
+    """What `path_orders` gives, and how it was measured."""
+
+    table: "pandas.DataFrame"
+    record: dict[str, Any]
 
 
 def path_orders(
@@ -44,16 +54,26 @@ def path_orders(
     Raises:
         InputError: stimuli that do not fit, or a class that drops edits.
     """
-    allowed = ("text", "n_windows", "length", "sequences", "period", "repeats", "bos", "seed", "batch_size")
-    unknown = [name for name in settings if name not in allowed]
+    return measured_orders(model, windows, measures, on_progress, settings).table
+
+
+def measured_orders(
+    model: Model | str | Path,
+    windows: Int[Tensor, "batch pos"] | None,
+    measures: tuple[str, ...],
+    on_progress: Callable[[int, int], None] | None,
+    settings: dict[str, Any],
+) -> MeasuredOrders:
+    """`path_orders`, with the record of how it was measured."""
+    unknown = [name for name in settings if name not in SETTINGS]
     if unknown:
-        raise InputError(f"path_orders has no setting {unknown[0]!r}; it has measures, {', '.join(allowed)}.")
+        raise InputError(f"path_orders has no setting {unknown[0]!r}; it has measures, {', '.join(SETTINGS)}.")
     wrong = [name for name in measures if name not in MEASURES]
     if wrong or not measures:
         raise InputError(f"measures must be among {', '.join(MEASURES)}; got {wrong[0] if wrong else 'none'!r}.")
     options = AblationOptions(measures=tuple(measures), **settings)
     model = load_model(model)
-    stimuli, _ = make_stimuli(model, windows, options, {})
+    stimuli, notes = make_stimuli(model, windows, options, {})
     total, done, rows = sum(len(stimulus.tokens) for stimulus in stimuli), 0, []
 
     def progress(sequences: int) -> None:
@@ -70,7 +90,8 @@ def path_orders(
 
     table = pd.DataFrame(rows)
     table.insert(0, "model", origin_of(model).name)
-    return table
+    used = {name: getattr(options, name) for name in ("measures", *SETTINGS)}
+    return MeasuredOrders(table, study_record("orders", model, used) | {"stimuli": notes})
 
 
 def _rows(found: Orders, measure: str, uniform: float, seed: int) -> list[dict[str, Any]]:

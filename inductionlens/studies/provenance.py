@@ -1,11 +1,17 @@
 """The record of how a table was measured."""
 
+import hashlib
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from inductionlens.column_tables import INTERVALS
+from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.attention_code import attention_code
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
 from inductionlens.probes import TRIM
@@ -21,6 +27,7 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
     mcdougall = options.logit_recipe == "mcdougall"
     pool = f"ordinary ids in order, {TRIM:.0%} off each end, without replacement inside a block"
     return {
+        "command": "scan",
         "model": model_record(model),
         "options": asdict(options),
         "probes": {
@@ -41,6 +48,45 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
     }
 
 
+def study_record(
+    command: str,
+    model: Model | Sequence[Mapping[str, Any]] | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    inputs: Iterable[str | Path] = (),
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a table that ``command`` writes, in plain values.
+
+    ``model`` is the model that was measured, or the `model_record` of each of several. ``options`` hold every setting
+    that the numbers depend on. ``inputs`` are the files that were read; their names and bytes are recorded. No time
+    and no folder, so that equal calls leave equal records.
+
+    Raises:
+        InputError: an input cannot be read.
+    """
+    record: dict[str, Any] = {"command": command}
+    if model is not None:
+        record["model"] = [dict(one) for one in model] if isinstance(model, Sequence) else model_record(model)
+    record["options"] = {name: _plain(value) for name, value in (options or {}).items()}
+    files = [_input(Path(path)) for path in inputs]
+    if files:
+        record["inputs"] = files
+    if command in INTERVALS:
+        record["intervals"] = INTERVALS[command]
+    return {**record, **environment()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+def _input(path: Path) -> dict[str, str]:
+    try:
+        return {"path": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path!s} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
 def model_record(model: Model) -> dict[str, Any]:
     """What a model is and how it was prepared."""
     cfg = model.cfg
@@ -53,7 +99,7 @@ def model_record(model: Model) -> dict[str, Any]:
         "vocabulary": cfg.d_vocab,
         "dtype": str(cfg.dtype).removeprefix("torch."),
         "device": next(model.parameters()).device.type,
-        "attention": "eager",
+        "attention": attention_code(model),
         "processing": processing_of(model),
     }
 

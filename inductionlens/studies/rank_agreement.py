@@ -50,23 +50,22 @@ def rank_agreement(scores: HeadScores, model: str | None = None) -> "pandas.Data
     effects = pd.read_csv(reference_folder() / EFFECTS)
     effects = effects[effects["model"] == name]
     sets = [
-        ("McDougall et al. 2023", f"direct effect {sign}", "induction_logit", part, part["induction_logit"])
-        for sign, part in (("above 0", effects[effects["induction_logit"] > 0]),
-                           ("below 0", effects[effects["induction_logit"] < 0]))
-    ]  # fmt: skip
+        ("McDougall et al. 2023", f"direct effect {side} 0", "induction_logit", sign, part, part["induction_logit"])
+        for side, sign in (("above", 1), ("below", -1))
+        for part in [effects[sign * effects["induction_logit"] > 0]]
+    ]
     if name == LABELLED:
         labels = pd.read_csv(reference_folder() / LABELS)
         for (source, kind), part in labels.groupby(["source", "type"], sort=False):
             if kind in COLUMN_OF:
-                sets.append((source, f"{kind} heads", COLUMN_OF[kind], part, None))
+                sets.append((source, f"{kind} heads", COLUMN_OF[kind], 1, part, None))
     rows = [
-        {"source": source, "published": said, "column": column}
-        | _agreement(table[column], part, values, sign=-1 if said.endswith("below 0") else 1)
-        for source, said, column, part, values in sets
+        {"source": source, "published": said, "column": column} | _agreement(table[column], part, values, sign=sign)
+        for source, said, column, sign, part, values in sets
         if len(part) and column in table.columns
     ]
     if not rows:
-        wanted = ", ".join(sorted({column for _, _, column, part, _ in sets if len(part)}))
+        wanted = ", ".join(sorted({column for _, _, column, _, part, _ in sets if len(part)}))
         raise InputError(f"The table has none of the columns that were published for {name}: {wanted}.")
     return pd.DataFrame(rows)
 

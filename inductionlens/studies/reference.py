@@ -71,6 +71,11 @@ def reference_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "data" / "reference"
 
 
+def reference_path(path: str | Path | None = None) -> Path:
+    """The file of a published table; GPT-2 small's by default."""
+    return reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else Path(path)
+
+
 def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, Recipe]":
     """A table of published scores (columns layer, head and any of previous_token, duplicate_token, induction) and its
     recipe, from ``FILE.recipe.json`` beside ``FILE.csv``, or GPT-2 small's where there is none.
@@ -80,7 +85,7 @@ def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, R
     """
     import pandas as pd
 
-    path = reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else Path(path)
+    path = reference_path(path)
     try:
         table = pd.read_csv(path)
     except Exception as error:  # archives bring errors of their own
