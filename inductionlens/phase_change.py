@@ -154,9 +154,9 @@ class _Found(NamedTuple):
 def _search(on: ramps.Grid, curve: Float[np.ndarray, " snapshot"], seed: int) -> tuple[float, _Found | None]:
     """The p-value of any change at all, and the best description in ramps if it beats all smooth curves."""
     best, windows = None, ()
-    p = _p_of_any(on, curve, seed, 0.0)
-    if p <= ALPHA and (correlation := ramp_nulls.correlation_of(on, curve)):
-        p = max(p, _p_of_any(on, curve, seed, correlation))
+    looks = (ramp_nulls.p_value(on, curve, (), seed), ramp_nulls.p_value_of_jumps(on, curve, seed))
+    # Two looks at one curve: the smaller p counts double.
+    p = min(1.0, 2 * min(looks))
     if p > ALPHA:
         return p, best
     best_bic = ramps.smooth(on, curve)
@@ -176,16 +176,6 @@ def _search(on: ramps.Grid, curve: Float[np.ndarray, " snapshot"], seed: int) ->
             if p_values:
                 best, best_bic = _Found(windows, p_values, fitted.curve), fitted.bic
     return p, best
-
-
-def _p_of_any(on: ramps.Grid, curve: Float[np.ndarray, " snapshot"], seed: int, correlation: float) -> float:
-    """How often trend and noise of this correlation look as broken."""
-    looks = (
-        ramp_nulls.p_value(on, curve, (), seed, correlation),
-        ramp_nulls.p_value_of_jumps(on, curve, seed, correlation),
-    )
-    # Two looks at one curve: the smaller p counts double.
-    return min(1.0, 2 * min(looks))
 
 
 def _each_beside_the_others(

@@ -1,60 +1,51 @@
 """How often noise looks as broken as a curve does."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from inductionlens.ramps import ROUNDING, Grid, Window, allowed, best_window, columns, gains, grid
+from inductionlens.ramps import ROUNDING, Grid, Window, allowed, columns, gains, grid
 
 #: Noise curves behind a p-value; the smallest p is 1/1000.
 DRAWS = 999
+#: Correlations between neighbouring snapshots under which noise is drawn; 1 is a random walk. A ramp explains the more
+#: of a noise curve the more its snapshots are alike, so that weaker correlations are covered by these.
+CORRELATIONS = (0.9, 1.0)
 
 
-def p_value(
-    on: Grid, curve: Float[np.ndarray, " snapshot"], taken: Sequence[Window], seed: int, correlation: float = 0.0
-) -> float:
+def p_value(on: Grid, curve: Float[np.ndarray, " snapshot"], taken: Sequence[Window], seed: int) -> float:
     """How often trend, the ramps taken and noise leave as large a share to one more ramp; never 0.
 
-    The noise is white, or, where no ramp is taken, has a ``correlation`` between neighbouring snapshots.
-
     The share of the remaining squared error that the best further ramp explains depends neither on the trend's size
-    nor on the noise's, so that Gaussian draws give its null exactly where no ramp is taken yet.
+    nor on the noise's, so that Gaussian draws give its null exactly where no ramp is taken yet. How much neighbouring
+    snapshots of a training curve are alike cannot be told from the curve itself (the ramp that fits the noise best
+    takes the likeness away with it), so the p-value is the largest over `CORRELATIONS`.
     """
     basis, room = columns(on, on.trends[-1], taken), allowed(on, taken)
     error = _left_over(curve, basis)
     if not error or not room.any():
         return 1.0
     observed = gains(on, basis, curve[:, None])[room].max() / error
-    null = _null(on, basis, room, seed) if taken else _null_alone(on.key, seed, correlation)
-    return (1 + int((null >= observed).sum())) / (1 + DRAWS)
+    return _largest_p(
+        observed,
+        (_null(on, basis, room, seed, one) if taken else _null_alone(on.key, seed, one) for one in CORRELATIONS),
+    )
 
 
-def p_value_of_jumps(on: Grid, curve: Float[np.ndarray, " snapshot"], seed: int, correlation: float = 0.0) -> float:
+def p_value_of_jumps(on: Grid, curve: Float[np.ndarray, " snapshot"], seed: int) -> float:
     """The same of the best two jumps together: a stair looks like a drift to one ramp alone."""
     error = _left_over(curve, on.trends[-1])
     if not error:
         return 1.0
     observed = jump_gains(on, curve[:, None])[0] / error
-    return (1 + int((_null_of_jumps(on.key, seed, correlation) >= observed).sum())) / (1 + DRAWS)
+    return _largest_p(observed, (_null_of_jumps(on.key, seed, one) for one in CORRELATIONS))
 
 
-def correlation_of(on: Grid, curve: Float[np.ndarray, " snapshot"]) -> float:
-    """How much alike neighbouring snapshots are beside trend and the best ramp: 0 to 0.9, in steps of 0.1.
-
-    Their lag-one correlation, plus (1 + 3 r) / n for what a short series lacks (Kendall 1954); 0 for a negative one,
-    and where only rounding is left.
-    """
-    window = best_window(on, on.trends[-1], curve, [])
-    basis = columns(on, on.trends[-1], [window] if window else [])
-    if not _left_over(curve, basis):
-        return 0.0
-    q = np.linalg.qr(basis).Q
-    left = curve - q @ (q.T @ curve)
-    r = float(left[1:] @ left[:-1] / (left @ left))
-    return round(min(max(r + (1 + 3 * r) / len(curve), 0.0), 0.9), 1)
+def _largest_p(observed: float, nulls: Iterable[Float[np.ndarray, " draw"]]) -> float:
+    return max((1 + int((null >= observed).sum())) / (1 + DRAWS) for null in nulls)
 
 
 def _left_over(curve: Float[np.ndarray, " snapshot"], basis: np.ndarray) -> float:
@@ -83,17 +74,18 @@ def jump_gains(on: Grid, curves: Float[np.ndarray, "snapshot curve"]) -> Float[n
 
 
 def _noise(on: Grid, basis: np.ndarray, seed: int, correlation: float) -> Float[np.ndarray, "snapshot draw"]:
-    """Noise beside ``basis``, of unit length: each snapshot has this correlation with the one before."""
+    """Noise beside ``basis``, of unit length: each snapshot has this correlation with the one before, 1 is a walk."""
     q = np.linalg.qr(basis).Q
     noise = np.random.default_rng(seed).standard_normal((len(on.x), DRAWS))
+    fresh = (1 - correlation**2) ** 0.5 if correlation < 1 else 1.0
     for snapshot in range(1, len(noise)):
-        noise[snapshot] = correlation * noise[snapshot - 1] + (1 - correlation**2) ** 0.5 * noise[snapshot]
+        noise[snapshot] = correlation * noise[snapshot - 1] + fresh * noise[snapshot]
     noise -= q @ (q.T @ noise)
     return noise / np.linalg.norm(noise, axis=0)
 
 
 def _null(
-    on: Grid, basis: np.ndarray, room: Bool[np.ndarray, " window"], seed: int, correlation: float = 0.0
+    on: Grid, basis: np.ndarray, room: Bool[np.ndarray, " window"], seed: int, correlation: float
 ) -> Float[np.ndarray, " draw"]:
     """The largest share of noise that any window with room explains, draw by draw."""
     noise, share = _noise(on, basis, seed, correlation), np.zeros(DRAWS)
