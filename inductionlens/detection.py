@@ -51,19 +51,24 @@ _MATCHES = (
     Condition("prefix_matching_gapped", ">", "prefix_matching_fresh", "control of this package", True),
     Condition("prefix_matching", ">", "prefix_matching_untrained", "control of this package", True),
 )
-_RAISES = Condition("induction_logit", ">", 0.0, MCDOUGALL)
-_LOWERS = Condition("induction_logit", "<", 0.0, f"{OLSSON}, anti-copying prefix search; {MCDOUGALL}")
+#: The whole interval of the effect on the right logit, not its sign alone: a head that writes noise has a sign too.
+_RAISES = Condition("induction_logit_low", ">", 0.0, MCDOUGALL)
+_LOWERS = Condition("induction_logit_high", "<", 0.0, f"{OLSSON}, anti-copying prefix search; {MCDOUGALL}")
 
 #: The first rule that holds names the head. A copying score clearly of the other sign (its whole interval) than the
-#: logit effect makes a matching head ``mixed``: attention, effect and copying are three axes that need not agree.
+#: logit effect makes a matching head ``mixed``: attention, effect and copying are three axes that need not agree. A head
+#: whose attention matches prefixes and whose effect is not clear of 0 is ``matching``.
 RULES: tuple[Rule, ...] = (
     Rule("mixed", (*_MATCHES, _RAISES, Condition("copying_high", "<", 0.0, f"{OLSSON}, copying as third axis"))),
     Rule("mixed", (*_MATCHES, _LOWERS, Condition("copying_low", ">", 0.0, f"{OLSSON}, copying as third axis"))),
     Rule("induction", (*_MATCHES, _RAISES)),
     Rule("anti_induction", (*_MATCHES, _LOWERS)),
+    Rule("matching", _MATCHES),
     Rule("previous_token", (Condition("previous_token", ">=", "threshold", "Elhage et al. 2021"),)),
     Rule("duplicate_token", (Condition("duplicate_token", ">=", "threshold", "Wang et al. 2022"),)),
 )
+#: Every kind of head, in the order of the rules.
+KINDS: tuple[str, ...] = (*dict.fromkeys(rule.kind for rule in RULES), NONE)
 
 
 def verdicts(
@@ -99,14 +104,17 @@ def _why(kind: str, row: Mapping[str, Any], threshold: float, controlled: bool) 
         told += " (no controls)"
     effect = row["induction_logit"]
     told += f"; right logit {effect:+.2f}" if math.isfinite(effect) else "; logit effect undefined"
+    ends = [row.get(f"induction_logit{end}", math.nan) for end in ("_low", "_high")]
+    told += f" [{ends[0]:+.2f}, {ends[1]:+.2f}]" if all(math.isfinite(end) for end in ends) else ""
     if math.isfinite(row.get("copying", math.nan)):
         told += f"; copying {row['copying']:+.2f}"
     if kind == NONE:
         if not row["prefix_matching"] >= threshold:
             return f"no attention score reaches {threshold:g}"
-        failed = min((_failures(rule, row, threshold, controlled) for rule in RULES[2:4]), key=len)
+        failed = [condition for condition in _MATCHES if (controlled or not condition.control)
+                  and not condition.holds(row, threshold)]  # fmt: skip
         return f"{told}; but not {', '.join(_words(condition) for condition in failed)}"
-    return told
+    return f"{told}; its effect on the right logit is not clear of 0" if kind == "matching" else told
 
 
 def _words(condition: Condition) -> str:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from inductionlens.detection import KINDS
 from inductionlens.errors import InputError
 from inductionlens.files import write_table
 from inductionlens.head_files import read_table
 from inductionlens.heads import Head
-from inductionlens.tables import KINDS
 
 if TYPE_CHECKING:
     import pandas

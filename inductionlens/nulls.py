@@ -3,27 +3,52 @@
 import numpy as np
 from jaxtyping import Float
 
-#: Null means drawn per head. With 19,999 the smallest p is 5e-5: one head among 1,000 can still be found.
-DRAWS = 19_999
+#: Differences below this are rounding: attention comes in float32.
+ROUNDING = 1e-6
 
 
 def p_values(
-    observed: Float[np.ndarray, " head"], null: Float[np.ndarray, "head sequence layout"], *, seed: int = 0
+    observed: Float[np.ndarray, "head sequence"], null: Float[np.ndarray, "head other"]
 ) -> Float[np.ndarray, " head"]:
-    """p = (C + 1) / (n + 1) per head: how often a null mean reaches the observed one; never 0.
+    """How often a head scores as much higher on ``observed`` sequences than on ``null`` ones by chance; never 0.
 
-    A null mean averages a head's scores on the sequences of ``null``, each under a layout drawn at random: what the
-    head would score if it paid no heed to which tokens repeat. It rules out that attention at the right places is
-    owed to positions alone. NaN where the observed score is.
+    One-sided, per head: the larger of Welch's t test (of the means, variances unequal) and the exact rank-sum test of
+    Wilcoxon, Mann and Whitney. Both hold that the head pays no heed to what sets the two kinds of sequence apart. t
+    alone says p <= 0.05 too often in heads that heed the key's token alone and sharply (a false discovery in 7% of
+    models, where 5% are allowed), ranks alone in random heads; the larger of both in neither (``pytest
+    tests/calibration -m slow``). Where nothing varies, as in ideal heads, t has no answer and ranks are exact: of 10
+    sequences against 10, all higher, p = 1 / 184,756. So few sequences can say little: of 3 against 3 p is never
+    below 0.05. NaN where a score is, and of one sequence.
+
+    >>> import numpy as np
+    >>> float(p_values(np.ones((1, 4)), np.zeros((1, 4)))[0]) == 1 / 70
+    True
     """
-    generator = np.random.default_rng(seed)
-    sequences, layouts = null.shape[1:]
-    chosen = generator.integers(0, layouts, (DRAWS, sequences))
-    found = np.full(len(observed), np.nan)
-    for part in np.array_split(np.arange(len(observed)), max(1, len(observed) // 64)):
-        means = sum(null[part, sequence][:, chosen[:, sequence]] for sequence in range(sequences)) / sequences
-        found[part] = (1 + (means >= observed[part, None]).sum(1)) / (1 + DRAWS)
-    return np.where(np.isfinite(observed), found, np.nan)
+    from scipy import stats
+
+    p = np.full(len(observed), np.nan)
+    defined = np.isfinite(observed).all(1) & np.isfinite(null).all(1)
+    if not defined.any() or min(observed.shape[1], null.shape[1]) < 2:
+        return p
+    high, low = observed[defined], null[defined]
+    # Rounded, so that two ways to compute the same attention tie.
+    high, low = (np.round(part / ROUNDING) * ROUNDING for part in (high, low))
+    difference = high.mean(1) - low.mean(1)
+    error = np.sqrt(high.var(1, ddof=1) / high.shape[1] + low.var(1, ddof=1) / low.shape[1])
+    by_mean = np.where(difference > 0, 0.0, 1.0)
+    varied = error > ROUNDING * 1e-3
+    if varied.any():
+        by_mean[varied] = stats.ttest_ind(
+            high[varied], low[varied], axis=1, equal_var=False, alternative="greater"
+        ).pvalue
+    by_rank = stats.mannwhitneyu(high, low, axis=1, alternative="greater", method=_method(high, low)).pvalue
+    p[defined] = np.maximum(by_mean, by_rank)
+    return p
+
+
+def _method(high: np.ndarray, low: np.ndarray) -> str:
+    # Exact counts grow with the product of both; from 50 on the normal approximation is as good.
+    return "exact" if max(high.shape[1], low.shape[1]) <= 50 else "asymptotic"
 
 
 def false_discovery(p: Float[np.ndarray, " head"]) -> Float[np.ndarray, " head"]:

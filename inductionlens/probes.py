@@ -50,7 +50,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class GappedProbe:
-    """Blocks repeated at uneven distances, and layouts that might have been."""
+    """Blocks repeated at uneven distances."""
 
     tokens: Int[Tensor, "batch pos"]
     """Token ids, [batch, pos]: block, filler, block, filler ...; what follows the last block is filler too."""
@@ -60,8 +60,8 @@ class GappedProbe:
     """Length of the block, in tokens."""
     starts: Int[Tensor, "batch repeat"]
     """Position of the first token of each copy, per sequence."""
-    layouts: Int[Tensor, "layout repeat"]
-    """Starts drawn the same way for no sequence: where copies could have stood."""
+    gap: int
+    """Most filler tokens between two copies; each gap has 1 to so many, all equally likely."""
     seed: int
     """The seed that alone decided the ids and the gaps."""
 
@@ -78,7 +78,6 @@ def gapped_tokens(
     repeats: int = 4,
     gap: int = 25,
     sequences: int = 10,
-    layouts: int = 200,
     bos: int | None,
     seed: int = 0,
 ) -> GappedProbe:
@@ -99,13 +98,8 @@ def gapped_tokens(
         )
     generator = generator_from(seed, "gapped")
     start = int(bos is not None)
-
-    def draw(rows: int) -> Int[Tensor, "rows repeat"]:
-        gaps = torch.randint(1, gap + 1, (rows, repeats - 1), generator=generator)
-        steps = torch.cat([torch.full((rows, 1), start), gaps + period], dim=1)
-        return steps.cumsum(1)
-
-    starts = draw(sequences)
+    gaps = torch.randint(1, gap + 1, (sequences, repeats - 1), generator=generator)
+    starts = torch.cat([torch.full((sequences, 1), start), gaps + period], dim=1).cumsum(1)
     tokens = torch.empty(sequences, start + period * repeats + gap * (repeats - 1), dtype=torch.long)
     if bos is not None:
         tokens[:, 0] = bos
@@ -119,7 +113,7 @@ def gapped_tokens(
             # What follows the last block may be longer than a gap; it is never scored and may repeat itself.
             filler = others[torch.randperm(len(others), generator=generator)]
             row[place + period : end] = filler.repeat(hole // len(filler) + 1)[:hole]
-    return GappedProbe(tokens, bos, period, starts, draw(layouts), seed)
+    return GappedProbe(tokens, bos, period, starts, gap, seed)
 
 
 def fresh_tokens(

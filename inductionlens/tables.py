@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from inductionlens.detection import KINDS
+
 OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
 ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
 
@@ -32,10 +34,7 @@ COLUMNS: dict[str, Column] = {
     "layer": Column("layer, counted from 0", "int"),
     "head": Column("(query) head inside the layer, counted from 0", "int"),
     "kv_head": Column("the key-value head that the query head shares; its own index without grouped queries", "int"),
-    "kind": Column(
-        "what the rules call the head: induction, anti_induction, mixed, previous_token, duplicate_token or none",
-        "str",
-    ),
+    "kind": Column(f"what the rules call the head: {', '.join(KINDS)}", "str"),
     "why": Column("the verdict in words: the numbers it rests on, or what speaks against the nearest kind", "str"),
     "prefix_matching": Column(
         "attention from a repeated token to the token after its earlier copies",
@@ -54,8 +53,9 @@ COLUMNS: dict[str, Column] = {
         "float", "0..1", _ATTENTION, "this package's control",
     ),
     "p_value": Column(
-        "how often the head's attention on tokens that never repeat, read at random layouts, reaches its gapped score",
-        "float", "above 0 to 1, (C+1)/(n+1)", "probability", "this package's control",
+        "how often chance puts the head's gapped score so far above what its attention gives at the same distances where "
+        "nothing repeats: the larger of Welch's t and the exact rank-sum test over sequences, one-sided",
+        "float", "above 0 to 1", "probability", "Welch 1947; Mann and Whitney 1947",
     ),
     "q_value": Column(
         "p_value corrected for the number of heads: the false discovery rate at which the head is still found",
@@ -132,8 +132,6 @@ COLUMNS: dict[str, Column] = {
     ),
 }  # fmt: skip
 
-#: Every kind of head a table may name, in the order in which a summary shows them.
-KINDS = ("induction", "anti_induction", "mixed", "previous_token", "duplicate_token", "none")
 SCORES: tuple[str, ...] = tuple(name for name, column in COLUMNS.items() if column.score)
 #: A table without these is not a head table.
 REQUIRED: tuple[str, ...] = ("layer", "head")
@@ -148,7 +146,9 @@ def explain(name: str, columns: dict[str, Column] = COLUMNS) -> Column | None:
         which = {"low": "lower", "high": "upper"}[end]
         column = columns[base]
         return column._replace(
-            meaning=f"{which} end of the 95% bootstrap interval of {base} over sequences", score=False, interval=False
+            meaning=f"{which} end of the 95% interval of {base}, Student's t over sequences; empty below 5",
+            score=False,
+            interval=False,
         )
     return None
 

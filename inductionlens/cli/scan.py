@@ -113,7 +113,8 @@ def _summary(scores: "HeadScores", named: list[str], out: Path | None) -> None:
     from rich import box
     from rich.table import Table
 
-    from inductionlens.tables import KINDS
+    from inductionlens.detection import KINDS
+    from inductionlens.intervals import FEWEST
 
     table = scores.table
     shown = table[(table["kind"] != "none") | table["name"].isin(named)].sort_values("prefix_matching", ascending=False)
@@ -133,5 +134,10 @@ def _summary(scores: "HeadScores", named: list[str], out: Path | None) -> None:
     verb = "is an induction head" if found == 1 else "are induction heads"
     console.print(f"{found} of {len(table)} heads {verb}.", markup=False)
     console.print(scores.provenance["behaviour"]["case"], markup=False)
+    if (sequences := scores.provenance["options"]["sequences"]) < FEWEST:
+        console.print(
+            f"Intervals are empty: that takes at least {FEWEST} sequences, and there are {sequences} (--sequences).",
+            markup=False,
+        )
     if out is not None:
         console.print(f"{len(table)} rows written to {out}", markup=False)

@@ -19,7 +19,7 @@ def compare(
     score: Annotated[str, typer.Option(help="The score whose changes are printed.")] = "prefix_matching",
     top: Annotated[int, typer.Option(help="How many heads are printed at most.")] = 10,
 ) -> None:
-    """Say what changed between two scans: verdicts, and the heads whose score moved beyond its interval."""
+    """Say what changed between two scans: verdicts, and the heads whose score moved beyond chance."""
     from inductionlens.head_scores import read_scores
     from inductionlens.studies.compare import compare as run_compare
 
@@ -43,7 +43,12 @@ def compare(
             f"({row['difference']:+.3f}, 95% interval {row['low']:+.3f} to {row['high']:+.3f})"
         )
     verdicts = f"{len(moved)} verdict{'s' if len(moved) != 1 else ''} changed"
-    print(f"{len(changed)} of {len(part)} heads changed in {score} beyond its interval; {verdicts}.")
+    print(
+        f"{len(changed)} of {len(part)} heads changed in {score} (Welch's t test, false discovery rate 5%); {verdicts}."
+        if part["p_value"].notna().any()
+        else f"Nothing can be said of {score}: its intervals are missing in one of the tables. The largest difference is "
+        f"{part['difference'].abs().max():.3f}; {verdicts}."
+    )
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -175,19 +176,29 @@ def layout_entries(
     return queries.flatten(1), keys.flatten(1), (starts.shape[1] - 1) * (period - 1)
 
 
-def attend_layouts(
-    pattern: Float[Tensor, "batch head query key"],
-    queries: Int[Tensor, "layout entry"],
-    keys: Int[Tensor, "layout entry"],
-    n_queries: int,
-) -> Float[Tensor, "batch head layout"]:
-    """Prefix matching of every sequence under every layout, read at positions alone; float64 on the CPU."""
-    flat = pattern.flatten(2)
-    columns = [
-        flat[:, :, (query * pattern.shape[-1] + key).to(flat.device)].float().cpu().double().sum(-1) / n_queries
-        for query, key in zip(queries, keys, strict=True)
-    ]
-    return torch.stack(columns, dim=-1)
+def expected_entries(
+    period: int, repeats: int, gap: int, start: int
+) -> tuple[Int[Tensor, " entry"], Int[Tensor, " entry"], Float[Tensor, " entry"]]:
+    """Queries, keys and weights of the mean of `layout_entries` over all layouts with gaps of 1 to ``gap`` tokens.
+
+    What a head that knows only positions would score on gapped repeats, exactly: each gap is uniform and independent,
+    so a key's place and its distance from the query are sums of gaps that do not depend on each other.
+    """
+    length = start + period * repeats + gap * (repeats - 1)
+    weights = np.zeros((length, length))
+    one_gap = np.concatenate([[0.0], np.full(gap, 1 / gap)])
+    sums = [np.ones(1)]
+    for _ in range(repeats - 1):
+        sums.append(np.convolve(sums[-1], one_gap))
+    n_queries = (repeats - 1) * (period - 1)
+    for later in range(1, repeats):
+        for earlier in range(later):
+            at_key = np.convolve(sums[earlier], np.ones(period - 1)) / n_queries
+            keys = start + earlier * period + 1 + np.arange(len(at_key))
+            for more, chance in enumerate(sums[later - earlier]):
+                weights[keys + (later - earlier) * period + more - 1, keys] += chance * at_key
+    query, key = np.nonzero(weights)
+    return torch.from_numpy(query), torch.from_numpy(key), torch.from_numpy(weights[query, key])
 
 
 def value_weighted(

@@ -71,7 +71,7 @@ def _add_effect(
     table: "pandas.DataFrame", name: str, values: Float[np.ndarray, "row sequence"], options: AblationOptions
 ) -> None:
     """Mean effects and their intervals, as three columns."""
-    low, high = mean_interval(values, seed=options.seed)
+    low, high = mean_interval(values)
     table[f"effect_{name}"], table[f"effect_{name}_low"], table[f"effect_{name}_high"] = values.mean(1), low, high
 
 

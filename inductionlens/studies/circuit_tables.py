@@ -33,12 +33,11 @@ def pair_rows(
     readers: Sequence[Head],
     paths: PathEffects,
     eigen: Mapping[tuple[Head, Head, str], float],
-    seed: int,
 ) -> "pandas.DataFrame":
     """One row per writer, reader of a later layer, and via; reader by reader."""
     import pandas as pd
 
-    measured = _measured(writers, readers, paths, seed)
+    measured = _measured(writers, readers, paths)
     kinds = dict(zip(scores.table["name"], scores.table["kind"], strict=True))
     mean, spread = composition.baseline
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
@@ -67,7 +66,7 @@ def pair_rows(
 
 
 def _measured(
-    writers: Sequence[Head], readers: Sequence[Head], paths: PathEffects, seed: int
+    writers: Sequence[Head], readers: Sequence[Head], paths: PathEffects
 ) -> dict[tuple[Head, Head, str], dict[str, float]]:
     """What was measured of each path: means over sequences, shares lost, and the shares' intervals."""
     pairs = [
@@ -84,7 +83,7 @@ def _measured(
         ):
             # The share that stays has the interval of a ratio of sums; what is lost is the rest of it.
             stays, direct = (without[how, via][lines, columns] for how in ("total", "direct"))
-            low, high = ratio_interval(stays, clean, seed=seed)
+            low, high = ratio_interval(stays, clean)
             parts |= {whole: clean.mean(1), share: _lost(stays, clean), f"{share}_direct": _lost(direct, clean)}
             parts |= {f"{share}_low": 1 - high, f"{share}_high": 1 - low}
         parts["ablated_lost"] = _lost(paths.prefix_ablated[lines, columns], paths.prefix_matching[columns])

@@ -1,11 +1,15 @@
 """What changed between two scans."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
+from inductionlens.detection import FALSE_DISCOVERIES
 from inductionlens.errors import InputError
 from inductionlens.head_scores import HeadScores
+from inductionlens.intervals import LEVEL, standard_error
+from inductionlens.nulls import false_discovery
 from inductionlens.tables import SCORES
 
 if TYPE_CHECKING:
@@ -16,9 +20,12 @@ def compare(first: HeadScores, second: HeadScores) -> "pandas.DataFrame":
     """Compare two scans of models of one shape, head by head: seeds, checkpoints, trainings.
 
     One row per head and score that both tables have: ``first``, ``second``, their ``difference`` (second minus
-    first), the ends ``low`` and ``high`` of its 95% interval, and ``changed``: whether that interval excludes 0. The
-    two scans count as independent, so half-widths add in squares; NaN, and never ``changed``, for scores without
-    intervals. ``first_kind`` and ``second_kind`` are the verdicts.
+    first), the ends ``low`` and ``high`` of its 95% interval, ``p_value`` of Welch's t test that there is none,
+    ``q_value``, the same corrected over all heads for that score (Benjamini and Hochberg 1995), and ``changed``: whether
+    q is at most 0.05. Standard errors are those behind the two intervals; the two scans count as independent, which of
+    scans with one seed is cautious: they saw the same sequences. A table without its record does not say how many
+    sequences it rests on, and its intervals count as those of many. All empty, and never ``changed``, for scores
+    without intervals. ``first_kind`` and ``second_kind`` are the verdicts.
 
     Raises:
         InputError: the tables do not have the same heads, or no score in common.
@@ -35,9 +42,10 @@ def compare(first: HeadScores, second: HeadScores) -> "pandas.DataFrame":
         raise InputError("The two tables have no score in common.")
     parts = []
     for score in shared:
-        difference = two[score].astype(float) - one[score].astype(float)
-        half = np.hypot(_half_width(one, score), _half_width(two, score))
-        low, high = difference - half, difference + half
+        difference = (two[score].astype(float) - one[score].astype(float)).to_numpy()
+        errors = [_error(table, score, _sequences(scores, score)) for table, scores in ((one, first), (two, second))]
+        half, p = _welch(difference, errors, [_sequences(scores, score) for scores in (first, second)])
+        q = false_discovery(p)
         parts.append(
             pd.DataFrame(
                 {
@@ -45,9 +53,11 @@ def compare(first: HeadScores, second: HeadScores) -> "pandas.DataFrame":
                     "first": one[score].astype(float),
                     "second": two[score].astype(float),
                     "difference": difference,
-                    "low": low,
-                    "high": high,
-                    "changed": (low > 0) | (high < 0),
+                    "low": difference - half,
+                    "high": difference + half,
+                    "p_value": p,
+                    "q_value": q,
+                    "changed": q <= FALSE_DISCOVERIES,
                     "first_kind": one["kind"] if "kind" in one.columns else "",
                     "second_kind": two["kind"] if "kind" in two.columns else "",
                 }
@@ -56,11 +66,38 @@ def compare(first: HeadScores, second: HeadScores) -> "pandas.DataFrame":
     return pd.concat(parts).reset_index()
 
 
-def _half_width(table: "pandas.DataFrame", score: str) -> np.ndarray:
-    """Half the length of a score's interval; NaN where it has none."""
+def _welch(
+    difference: Float[np.ndarray, " head"], errors: list[Float[np.ndarray, " head"]], sequences: list[int | None]
+) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
+    """Half the length of each difference's 95% interval, and its two-sided p-value: Welch's t test from two standard
+    errors. Where neither score varies every difference is one: p is 0 or 1."""
+    from scipy import stats
+
+    squares = [error**2 for error in errors]
+    whole = squares[0] + squares[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spare = sum(
+            square**2 / (count - 1) for square, count in zip(squares, sequences, strict=True) if count is not None
+        )
+        freedom = np.where(spare > 0, whole**2 / np.where(spare > 0, spare, 1), 1e9)
+        t = np.where(difference == 0, 0.0, np.abs(difference) / np.sqrt(whole))
+    p = 2 * stats.t.sf(t, freedom)
+    return stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(whole), np.where(np.isfinite(whole), p, np.nan)
+
+
+def _error(table: "pandas.DataFrame", score: str, sequences: int | None) -> Float[np.ndarray, " head"]:
+    """The standard error behind a score's interval; NaN where it has none."""
     if f"{score}_low" not in table.columns or f"{score}_high" not in table.columns:
         return np.full(len(table), np.nan)
-    return ((table[f"{score}_high"] - table[f"{score}_low"]) / 2).to_numpy(dtype=float)
+    half = ((table[f"{score}_high"] - table[f"{score}_low"]) / 2).to_numpy(dtype=float)
+    return standard_error(half, 10**9 if sequences is None else sequences)
+
+
+def _sequences(scores: HeadScores, score: str) -> int | None:
+    """How many sequences stand behind a score, as the record says; None without one."""
+    intervals: Any = scores.provenance.get("intervals")
+    count = intervals.get("sequences", {}).get(score) if isinstance(intervals, dict) else None
+    return count if isinstance(count, int) and count > 1 else None
 
 
 def _shape(scores: HeadScores) -> str:

@@ -52,7 +52,7 @@ def head_table(
     }
     for score, part in {**samples, "offset_peak_value": peak_samples}.items():
         if score in COLUMNS:
-            columns |= _with_interval(score, part, options.seed)
+            columns |= _with_interval(score, part)
     table = pd.DataFrame(columns, index=range(len(heads)))
     for name in table.columns.intersection(list(COLUMNS)):
         if COLUMNS[name].dtype != "str":
@@ -61,13 +61,13 @@ def head_table(
     return table.reindex(columns=ordered())
 
 
-def _with_interval(score: str, part: Samples, seed: int) -> dict[str, np.ndarray]:
+def _with_interval(score: str, part: Samples) -> dict[str, np.ndarray]:
     """A score's value per head and the two ends of its interval, each [heads]."""
     above = part.numerator.reshape(-1, part.numerator.shape[-1])
     if part.denominator is None:
-        low, high = mean_interval(above, seed=seed)
+        low, high = mean_interval(above)
     else:
-        low, high = ratio_interval(above, part.denominator.reshape(above.shape), seed=seed)
+        low, high = ratio_interval(above, part.denominator.reshape(above.shape))
     return {score: part.value().reshape(-1), f"{score}_low": low, f"{score}_high": high}
 
 

@@ -111,12 +111,12 @@ def in_context_learning(
             on_progress(done, len(tokens))
 
     losses = losses_by_position(model, tokens, batch_size, progress)
-    pairs = pairs_table(losses, late, early, seed)
+    pairs = pairs_table(losses, late, early)
     chosen = pairs[(pairs["late"] == late) & (pairs["early"] == early)].iloc[0]
     return InContextLearning(
         score=float(chosen["icl_score"]), low=float(chosen["icl_low"]), high=float(chosen["icl_high"]),
-        late=late, early=early, by_position=by_position_table(losses, seed), pairs=pairs,
-        derivative=derivative_table(losses, seed), losses=losses,
+        late=late, early=early, by_position=by_position_table(losses), pairs=pairs,
+        derivative=derivative_table(losses), losses=losses,
         provenance=_provenance(model, windows, seed, batch_size),
     )  # fmt: skip
 

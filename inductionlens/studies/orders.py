@@ -85,7 +85,7 @@ def measured_orders(
     for stimulus in stimuli:
         found = measure_orders(model, stimulus, batch_size=options.batch_size, progress=progress)
         for measure in stimulus.values:
-            rows += _rows(found, measure, math.log(model.cfg.d_vocab), options.seed)
+            rows += _rows(found, measure, math.log(model.cfg.d_vocab))
     import pandas as pd
 
     table = pd.DataFrame(rows)
@@ -94,7 +94,7 @@ def measured_orders(
     return MeasuredOrders(table, study_record("orders", model, used) | {"stimuli": notes})
 
 
-def _rows(found: Orders, measure: str, uniform: float, seed: int) -> list[dict[str, Any]]:
+def _rows(found: Orders, measure: str, uniform: float) -> list[dict[str, Any]]:
     orders, alone, without = found.up_to[measure], found.alone[measure], found.without[measure]
     before = np.concatenate([np.full_like(orders[:1], uniform), orders[:-1]])
     terms = [(f"order {order}", losses, before[order] - losses) for order, losses in enumerate(orders)]
@@ -102,11 +102,11 @@ def _rows(found: Orders, measure: str, uniform: float, seed: int) -> list[dict[s
         terms.append((f"layer {layer} alone", losses, orders[0] - losses))
         terms.append((f"layer {layer} beside the others", orders[1], without[layer] - orders[1]))
     return [
-        {"measure": measure, "term": term, **_with_interval("loss", losses, seed), **_with_interval("gain", gain, seed)}
+        {"measure": measure, "term": term, **_with_interval("loss", losses), **_with_interval("gain", gain)}
         for term, losses, gain in terms
     ]
 
 
-def _with_interval(name: str, values: Float[np.ndarray, " sequence"], seed: int) -> dict[str, float]:
-    low, high = mean_interval(values[None], seed=seed)
+def _with_interval(name: str, values: Float[np.ndarray, " sequence"]) -> dict[str, float]:
+    low, high = mean_interval(values[None])
     return {name: float(values.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}

@@ -10,6 +10,7 @@ from typing import Any
 
 from inductionlens.column_tables import INTERVALS
 from inductionlens.errors import InputError
+from inductionlens.intervals import KIND
 from inductionlens.models import Model
 from inductionlens.models.attention_code import attention_code
 from inductionlens.models.origin import origin_of
@@ -21,9 +22,10 @@ from inductionlens.studies.stimuli import ScanProbes
 PACKAGES = ("inductionlens", "transformer-lens", "torch", "transformers", "numpy", "pandas", "scipy")
 
 
-def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour: dict[str, Any]) -> dict[str, Any]:
+def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour: dict[str, Any],
+               sequences: dict[str, int]) -> dict[str, Any]:  # fmt: skip
     """Everything that decides the numbers, in plain values; no time and no path but the model's own, so that equal
-    scans leave equal records."""
+    scans leave equal records. ``sequences`` says how many stand behind each score."""
     mcdougall = options.logit_recipe == "mcdougall"
     pool = f"ordinary ids in order, {TRIM:.0%} off each end, without replacement inside a block"
     return {
@@ -44,6 +46,7 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
             "induction_logit": "logits not centred, W_U's mean column put back" if mcdougall else "logits centred",
         },
         "behaviour": behaviour,
+        "intervals": {"kind": KIND, "sequences": sequences},
         **environment(),
     }
 

@@ -107,7 +107,7 @@ def _rows(
         values["order_advantage"] = mixed - values["loss_later_copies"]
         if kind in distributions:
             row = {"model": origin_of(model).name, "layers": model.cfg.n_layers, "tokens": kind, "head": head.label}
-            rows.append(row | _means(values, seed))
+            rows.append(row | _means(values))
     return rows
 
 
@@ -121,12 +121,12 @@ def _mixed(probe: Probe, kind: str) -> Int[Tensor, "batch pos"]:
     return tokens
 
 
-def _means(values: dict[str, Float[np.ndarray, " sequence"]], seed: int) -> dict[str, float]:
+def _means(values: dict[str, Float[np.ndarray, " sequence"]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, samples in values.items():
         found[name] = float(samples.mean())
         if not name.startswith("loss_"):
-            low, high = mean_interval(samples[None], seed=seed)
+            low, high = mean_interval(samples[None])
             found |= {f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
     return found
 

@@ -67,16 +67,19 @@ def scan(
             on_progress(done, total)
 
     samples, losses = _measure(model, probes, options, progress)
-    behaviour = _behaviour(losses, model.cfg.d_vocab, options.seed)
+    behaviour = _behaviour(losses, model.cfg.d_vocab)
     per_head = measure_weights(model)
     if options.controls:
-        controls, null = _measure_controls(model, probes, options, progress)
+        controls, by_position = _measure_controls(model, probes, options, progress)
         samples |= controls
-        per_head |= _significance(samples, null, options.seed)
+        per_head |= _significance(samples["prefix_matching_gapped"], by_position)
         per_head["prefix_matching_untrained"] = _untrained(model, probes, options, progress)
     table = head_table(model, probes, options, samples, per_head, behaviour)
     case = copying_case(behaviour, table, options.threshold)
-    return HeadScores(table, provenance(model, probes, options, {**behaviour, "case": case}), per_sequence(samples))
+    sequences = {name: part.numerator.shape[-1] for name, part in samples.items() if name in table.columns}
+    sequences["offset_peak_value"] = options.sequences
+    record = provenance(model, probes, options, {**behaviour, "case": case}, sequences)
+    return HeadScores(table, record, per_sequence(samples))
 
 
 def _measure(
@@ -99,19 +102,20 @@ def _measure(
 
 def _measure_controls(
     model: Model, probes: ScanProbes, options: ScanOptions, progress: Callable[[int], None]
-) -> tuple[dict[str, Samples], np.ndarray]:
-    """Prefix matching on gapped repeats and where nothing repeats, and the null [layer, head, sequence, layout]."""
+) -> tuple[dict[str, Samples], Samples]:
+    """Prefix matching on gapped repeats and where nothing repeats, and what position alone gives on gapped repeats."""
     common: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
     gapped = measure_gapped(model, probes.gapped, **common)
     repeated = probes.repeated
     target = after_copy(repeated.tokens[:1], repeated.bos)[0]
-    fresh, null = measure_fresh(model, probes.fresh, probes.gapped.layouts, target, options.period, **common)
-    return {"prefix_matching_gapped": gapped, "prefix_matching_fresh": fresh}, null
+    fresh, by_position = measure_fresh(model, probes.fresh, probes.gapped, target, **common)
+    return {"prefix_matching_gapped": gapped, "prefix_matching_fresh": fresh}, by_position
 
 
-def _significance(samples: dict[str, Samples], null: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    shape = null.shape[:2]
-    p = p_values(samples["prefix_matching_gapped"].value().reshape(-1), null.reshape(-1, *null.shape[2:]), seed=seed)
+def _significance(gapped: Samples, by_position: Samples) -> dict[str, np.ndarray]:
+    """p and q of every head, layer by head: gapped repeats against as long sequences of tokens that never repeat."""
+    shape, sequences = gapped.numerator.shape[:2], gapped.numerator.shape[2]
+    p = p_values(gapped.numerator.reshape(-1, sequences), by_position.numerator.reshape(-1, sequences))
     return {"p_value": p.reshape(shape), "q_value": false_discovery(p).reshape(shape)}
 
 
@@ -124,11 +128,11 @@ def _untrained(model: Model, probes: ScanProbes, options: ScanOptions, progress:
     return np.full(found.shape, found.max())
 
 
-def _behaviour(losses: dict[str, np.ndarray], d_vocab: int, seed: int) -> dict[str, Any]:
+def _behaviour(losses: dict[str, np.ndarray], d_vocab: int) -> dict[str, Any]:
     """How well the model as a whole copies: mean losses in nats, their difference, and intervals over sequences."""
     losses = {**losses, "copying_gain": losses["loss_first_copy"] - losses["loss_later_copies"]}
     behaviour: dict[str, Any] = {"ln_vocabulary": float(np.log(d_vocab))}
     for name, values in losses.items():
-        low, high = mean_interval(values[None], seed=seed)
+        low, high = mean_interval(values[None])
         behaviour |= {name: float(values.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
     return behaviour
