@@ -7,7 +7,6 @@ from inductionlens.effect_columns import EFFECT_COLUMNS
 from inductionlens.formation_columns import FORMATION_COLUMNS
 from inductionlens.study_columns import (
     COMPARE,
-    EFFECTS,
     RANKS,
     RUNS,
     SAMPLES,
@@ -50,9 +49,9 @@ TABLES: dict[str, dict[str, Column]] = {
     "validate": _from("layer head", COLUMNS) | VALIDATE,
     "ablate": _from("model name layer head kind prefix_matching", COLUMNS)
     | _from(
-        "output patterns method control_copies control_icl control_text " + _P, EFFECT_COLUMNS, EFFECTS, ends=_EFFECTS
+        "output patterns method control_copies control_icl control_text", EFFECT_COLUMNS, ends=_EFFECTS
     ),
-    "ablate.groups": _from("set k draw heads layers holds_writer " + _P, EFFECT_COLUMNS, EFFECTS, ends=_EFFECTS),
+    "ablate.groups": _from("set k draw heads from_layers holds_writer " + _P, EFFECT_COLUMNS, ends=_EFFECTS),
     "icl": {"index": _INDEX, "loss": EFFECT_COLUMNS["loss"]},
     "circuit": _from("model", COLUMNS)
     | _from("writer reader via writer_kind reader_kind", CIRCUIT_COLUMNS)
@@ -90,8 +89,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "loss": Column("loss of the step's batch, before the step", "float", "0 and up, lower is better", "nats"),
     },
     "formation": STEPS
-    | _from("training_loss loss_slope prefix_matching_head previous_token_head problem", FORMATION_COLUMNS)
-    | _from("loss_first_copy loss_later_copies copying_gain", COLUMNS)
+    | _from("training_loss loss_slope prefix_matching_head previous_token_head", FORMATION_COLUMNS)
+    | _from("induction_heads problem", FORMATION_COLUMNS)
+    | _from("loss_first_copy loss_later_copies copying_gain previous_token_source", COLUMNS)
     | _from("", FORMATION_COLUMNS, ends="icl_score"),
     "formation.heads": {"step": STEP}
     | _HEAD

@@ -56,8 +56,8 @@ _RAISES = Condition("induction_logit_low", ">", 0.0, MCDOUGALL)
 _LOWERS = Condition("induction_logit_high", "<", 0.0, f"{OLSSON}, anti-copying prefix search; {MCDOUGALL}")
 
 #: The first rule that holds names the head. A copying score clearly of the other sign (its whole interval) than the
-#: logit effect makes a matching head ``mixed``: attention, effect and copying are three axes that need not agree. A head
-#: whose attention matches prefixes and whose effect is not clear of 0 is ``matching``.
+#: logit effect makes a matching head ``mixed``: attention, effect and copying are three axes that need not agree.
+#: A head whose attention matches prefixes and whose effect is not clear of 0 is ``matching``.
 RULES: tuple[Rule, ...] = (
     Rule("mixed", (*_MATCHES, _RAISES, Condition("copying_high", "<", 0.0, f"{OLSSON}, copying as third axis"))),
     Rule("mixed", (*_MATCHES, _LOWERS, Condition("copying_low", ">", 0.0, f"{OLSSON}, copying as third axis"))),

@@ -24,8 +24,13 @@ FORMATION_COLUMNS: dict[str, Column] = {
     "curve": Column("the column of a table of steps whose change is described", "str"),
     "seeds": Column("runs of the model", "int"),
     "changed": Column("runs of the model whose curve changes", "int"),
-    "formed": Column("runs of the model in which an induction head formed: a break, and 0.4 or more at the end", "int"),
-    "start": Column("step of the last snapshot before the change; mean over seeds, interval by Student's t", "float",
+    "formed": Column(
+        "runs of the model in which an induction head formed: prefix matching breaks, and a scan finds one at the end",
+        "int",
+    ),
+    "start": Column(
+        "step of the last snapshot before the change; mean over seeds, interval by Student's t plus half the distance "
+        "between snapshots", "float",
                     "", "steps", "", False, True),
     "end": Column("step of the first snapshot after the change; the same", "float", "", "steps", "", False, True),
     "middle": Column("step half-way; the same", "float", "", "steps", "", False, True),
@@ -44,6 +49,10 @@ FORMATION_COLUMNS: dict[str, Column] = {
     ),
     "target": Column("whether an induction head looks from this query to this key", "str"),
     "tokens": Column("tokens trained on so far; in tables of repeats, what blocks are made of", "str"),
+    "induction_heads": Column(
+        "heads that a scan of the last snapshot calls induction heads, strongest first; none, or empty where no scan "
+        "was made", "str",
+    ),
     "prefix_matching_head": Column("the head with the highest prefix matching at that step", "str"),
     "previous_token_head": Column("the head with the most attention to the previous token at that step", "str"),
     "problem": Column("why a checkpoint could not be read; empty where it was", "str"),

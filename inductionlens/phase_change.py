@@ -11,8 +11,8 @@ from jaxtyping import Float
 from inductionlens import ramp_nulls, ramps
 from inductionlens.errors import InputError
 
-#: Largest p-value of a change. Not the usual 0.05, because the choice among smooth curves comes on top.
-ALPHA = 0.01
+#: Largest p-value of a change. The null is cautious (a random walk), and smooth curves must also fit worse.
+ALPHA = 0.05
 #: Least sharpness of a change: half as fast again as an even spread over the run.
 SHARPNESS = 1.5
 #: Least size of a change relative to the curve's largest. A logistic's tails are a tenth of it.
@@ -42,7 +42,7 @@ class Change:
     curve's ups and downs added up) by its share of the run (on the axis). No unit; 1.5 up to 1 / the window's share,
     which is 199 for a jump within one of 199 even intervals."""
     p_value: float
-    """How often white noise does as well beside the trend and the other changes; 0.001 to 0.01."""
+    """How often correlated noise does as well beside the trend and the other changes; 0.001 to 0.05."""
 
 
 @dataclass(frozen=True)
@@ -97,24 +97,28 @@ def find_change(steps: npt.ArrayLike, values: npt.ArrayLike, *, axis: str | None
     the axis, or linear in the step and its logarithm). Ramps are fitted by least squares over every pair of snapshots.
     A curve breaks where three things hold:
 
-    - p <= 0.01: in 999 draws of noise on the same snapshots, a ramp (or two jumps, p counted double) seldom explains
-      as large a share of what the step and its logarithm leave over: white noise, and noise as much correlated from
-      snapshot to snapshot as what the best ramp leaves over;
+    - p <= 0.05: in 999 draws of noise on the same snapshots, a ramp (or two jumps, p counted double) seldom explains
+      as large a share of what the step and its logarithm leave over. The noise is a random walk, and noise with a
+      correlation of 0.9 between neighbours, whichever gives the larger p: real training curves leave 0.4 to 0.8, and
+      how much cannot be told from a curve that may hold a change;
     - by the Bayes information criterion, trend and ramps beat every smooth curve a + b f(step) with f a power, a
       logarithm or, on a linear axis, an exponential;
     - the window is at least 1.5 times faster than an even spread over the run.
 
     Further changes lie apart from the first and have at least a fifth of its size.
 
-    How near the windows come, where the noise's standard deviation is a tenth of the change: a jump within one
+    How near the windows come, where the noise's standard deviation is a twentieth of the change: a jump within one
     interval is found exactly; of a change over a third of the run, both ends within 3 snapshots, or 5% of the
-    snapshots where that is more, in 9 of 10 curves. With 15 snapshots half of such slow changes go unseen. A logistic
-    change is given from a tenth to nine tenths of it, to 1 snapshot in 40. False alarms, 200 curves of white noise with
-    and without such a trend: 0 to 1%; beside a square root of fifty times the noise, up to 5%.
+    snapshots where that is more, in 9 of 10 curves. A logistic change is given from a tenth to nine tenths of it, to 1
+    snapshot in 40.
+
+    False alarms: at most 3% of curves, at 30 and at 60 snapshots, of Gaussian noise with a correlation of 0, 0.3, 0.6,
+    0.8, 0.9 and of random walks. The price is power: a change of white noise's 20-fold standard deviation is found in 9
+    of 10 curves or more, 10-fold in 4 to 8 of 10 if it is fast (at most a tenth of the run) and seldom if it is slow,
+    5-fold hardly ever (``pytest tests/calibration -m slow``).
 
     What it does not see: a change under way at the first or last two snapshots, and one wider than about 60% of the
     run. On a logarithmic axis the decay exp(-step / scale) has a time of its own and counts as a change.
-    Of 200 flat curves of noise with a correlation of 0.3 between neighbours 2 to 3% break, with 0.6 3 to 13%.
 
     ruptures is used where several changes at once are concerned: to propose them. Its costs know levels and
     unconnected lines, so that a slow change becomes a stair; and its number of breaks needs a penalty in place of a

@@ -29,15 +29,26 @@ class Spread(NamedTuple):
     """The latest seed's step."""
 
 
-def spread(steps: Float[np.ndarray, " seed"], axis: Axis) -> Spread:
-    """Mean, interval and extremes of the same moment in several seeds; all NaN without seeds."""
+def spread(steps: Float[np.ndarray, " seed"], axis: Axis, blur: float = 0.0) -> Spread:
+    """Mean, interval and extremes of the same moment in several seeds; all NaN without seeds.
+
+    ``blur`` is how far off every moment may be, on the axis: half the distance between snapshots (see `blur_of`). It is
+    added to both ends, because seeds that agree to the snapshot do not agree to the step.
+    """
     if not len(steps):
         return Spread(*[math.nan] * 5)
     there, back = (np.log, np.exp) if axis == "log" else (np.asarray, np.asarray)
     place = there(steps)
     mean = back(place.mean()) if len(steps) > 1 else steps[0]
-    low, high = (back(end) for end in student_interval(place))
+    low, high = student_interval(place)
+    low, high = back(low - blur), back(high + blur)
     return Spread(*map(float, (mean, low, high, steps.min(), steps.max())))
+
+
+def blur_of(change: PhaseChange) -> float:
+    """How far off a moment of this curve may be, on its axis: half the median distance between its snapshots."""
+    there = np.log if change.axis == "log" else np.asarray
+    return float(np.median(np.diff(there(np.array(change.steps))))) / 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,10 @@ def change_over_seeds(
     axis = axis if axis is not None else find_change(*curves[0], seed=seed).axis
     each = tuple(find_change(*curve, axis=axis, seed=seed) for curve in curves)
     found = [one for one in each if one.found]
-    spreads = (spread(np.array([getattr(one, name) for one in found]), axis) for name in ("start", "end", "middle"))
+    blur = max(map(blur_of, found), default=0.0)
+    spreads = (
+        spread(np.array([getattr(one, name) for one in found]), axis, blur) for name in ("start", "end", "middle")
+    )
     return SeedChanges(*spreads, each)
 
 

@@ -54,16 +54,6 @@ VALIDATE = {
     "difference": Column("measured minus published", "float", "-1..1, 0 is agreement", "fraction of attention"),
 }
 
-#: Columns that tables of effects have since controls are tested.
-EFFECTS = {
-    "layers": Column("the layers that the heads removed together are in", "str"),
-    "holds_writer": Column("whether a previous-token head that induction heads read is among those removed", "str"),
-    **{
-        f"p_{name}": Column(f"p-value of effect_{name} against its controls", "float", "0..1", "probability")
-        for name in ("copies", "icl", "text")
-    },
-}
-
 STEP = Column("optimiser step of the snapshot", "int", "0 and up", "steps")
 TOKENS_SEEN = Column("tokens trained on up to this step; empty where not known", "int", "0 and up", "tokens")
 
@@ -75,7 +65,7 @@ STEPS = {
     "prefix_matching": Column("prefix matching of the head that has most of it at that step", "float",
                               "0..1, higher is more", "fraction of attention", OLSSON, False, True),
     "previous_token": Column("attention to the token before, of the head that has most of it at that step", "float",
-                             "0..1, higher is more", "fraction of attention", OLSSON),
+                             "0..1, higher is more", "fraction of attention", OLSSON, False, True),
 }  # fmt: skip
 
 #: Of runs, watched: at the last snapshot unless the meaning says otherwise.
@@ -95,7 +85,13 @@ RUNS = {
             ("size", "value after the change minus value before it", ""),
         )
     },
-    "induction_heads": Column("the run's induction heads", "str"),
+    "layers": Column("layers of attention", "int"),
+    "mlp": Column("whether each layer has an MLP", "str"),
+    "smeared_keys": Column("whether each key is mixed with the one before it", "str"),
+    "spacing": Column("steps between the snapshots around the middle of the change of prefix matching", "float", "",
+                      "steps"),
+    "formed": Column("whether an induction head formed: prefix matching breaks, a scan finds one at the end", "str"),
+    "induction_heads": Column("the run's induction heads, by a scan of its last snapshot", "str"),
     "qk_eigen": Column("their mean qk_eigen; empty where there is none", "float", "-1..1, positive matches", "ratio"),
     "lost": Column("icl_score without the induction heads minus with them, attention held", "float", _LOST, "nats"),
     "lost_random": Column("the same without as many other heads, drawn at random: the mean over draws", "float", _LOST,

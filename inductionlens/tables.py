@@ -53,8 +53,8 @@ COLUMNS: dict[str, Column] = {
         "float", "0..1", _ATTENTION, "this package's control",
     ),
     "p_value": Column(
-        "how often chance puts the head's gapped score so far above what its attention gives at the same distances where "
-        "nothing repeats: the larger of Welch's t and the exact rank-sum test over sequences, one-sided",
+        "how often chance puts the head's gapped score so far above what its attention gives at the same distances "
+        "where nothing repeats: the larger of Welch's t and the exact rank-sum test over sequences, one-sided",
         "float", "above 0 to 1", "probability", "Welch 1947; Mann and Whitney 1947",
     ),
     "q_value": Column(
@@ -146,7 +146,7 @@ def explain(name: str, columns: dict[str, Column] = COLUMNS) -> Column | None:
         which = {"low": "lower", "high": "upper"}[end]
         column = columns[base]
         return column._replace(
-            meaning=f"{which} end of the 95% interval of {base}, Student's t over sequences; empty below 5",
+            meaning=f"{which} end of the 95% interval of {base}: Student's t over sequences, empty below 5",
             score=False,
             interval=False,
         )

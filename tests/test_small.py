@@ -7,9 +7,9 @@ import torch
 
 import inductionlens as il
 from inductionlens import Head, InputError, corpus, detection
+from inductionlens.detection import KINDS
 from inductionlens.intervals import mean_interval, ratio_interval
 from inductionlens.models.training import train
-from inductionlens.detection import KINDS
 from inductionlens.training_data import paste_segments, random_rows, text_rows
 
 

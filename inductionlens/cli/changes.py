@@ -50,8 +50,8 @@ def changes(
         return
     show(_in_brief(table), TITLES)
     print(
-        "Formed: seeds whose best head breaks and ends at 0.4 or above. Means over the seeds that change, 95% intervals "
-        "over seeds. Sharp: times as fast as an even spread over the run. "
+        "Formed: seeds whose prefix matching breaks and in which a scan of the last snapshot finds an induction head. Means over the seeds that change, 95% intervals "
+        "over seeds, widened by the distance between snapshots. Sharp: times as fast as an even spread over the run. "
         "After prefix: steps from the middle of prefix matching's change."
     )
     wrote(table, out)

@@ -64,7 +64,7 @@ def formation(
     run: Annotated[str, typer.Argument(help="A folder of checkpoints (step-350 ...), or a hub series such as EleutherAI/pythia-70m or attn-only-2l.")],
     out: Annotated[Path | None, typer.Option(help="Write the table of steps here: .csv, .parquet or .json; heads and losses go beside.")] = None,
     steps: Annotated[str, typer.Option(help="all, log, every:K, or steps with commas.")] = "all",
-    sequences: Annotated[int, typer.Option(help="Sequences of repeated random blocks.")] = 10,
+    sequences: Annotated[int, typer.Option(help="Sequences of repeated random blocks; the best head is chosen on half of them.")] = 20,
     period: Annotated[int | None, typer.Option(help="Length of the block; 25, or what fits four times.")] = None,
     windows: Annotated[int, typer.Option(help="Windows for losses by position.")] = 50,
     text: Annotated[str, typer.Option(help="Text for windows: stdlib, random, a .txt file or folder, hub:NAME.")] = "auto",

@@ -1,12 +1,11 @@
 """Claims against runs: predicted, measured, verdict."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from inductionlens.intervals import student_interval
-from inductionlens.studies.changes import FORMED
 
 if TYPE_CHECKING:
     import pandas
@@ -17,34 +16,43 @@ HOLDS, FAILS, OPEN = "as predicted", "not as predicted", "not measured"
 def arguments_table(runs: "pandas.DataFrame") -> "pandas.DataFrame":
     """One row per claim of Olsson et al. 2022 about small models, its verdict computed from a table of runs.
 
-    A run *changes* if its prefix matching breaks (`find_change`) and ends at 0.4 or above. ``low`` and ``high`` are
-    95% intervals over seeds (Student's t), where the claim is about a size. ``not measured``: the runs do not bear on
-    the claim, say because no model of that kind changed.
+    A run *changes* if its prefix matching breaks (`find_change`) and a scan of its last snapshot finds an induction
+    head (column ``formed``). What a model is stands in ``layers``, ``mlp`` and ``smeared_keys``. ``low`` and ``high``
+    are 95% intervals over seeds (Student's t), where the claim is about a size. ``not measured``: the runs do not bear
+    on the claim, say because no model of that kind changed.
     """
     import pandas as pd
 
-    runs = runs.assign(changes=runs["prefix_start"].notna() & (runs["prefix_matching"] >= FORMED))
+    runs = runs.assign(changes=runs["formed"].astype(bool))
     kinds = {name: part.set_index("seed") for name, part in runs.groupby("model", sort=False)}
+    shapes = {name: _Shape(*part.iloc[0][list(_Shape._fields)]) for name, part in kinds.items()}
     rows: list[dict[str, Any]] = []
     for name, part in kinds.items():
-        layers, smeared = int(name.split("-")[0]), name.endswith("-smeared")
-        expected = layers > 1 or smeared
+        expected = shapes[name].layers > 1 or shapes[name].smeared_keys
         claim = f"{name} models {'form' if expected else 'do not form'} induction heads in an abrupt change"
-        rows.append(_count("2" if smeared else "1", claim, part["changes"], expected))
+        rows.append(_count("2" if shapes[name].smeared_keys else "1", claim, part["changes"], expected))
     for name, part in kinds.items():
         if part["changes"].any():
             rows.append(_together(name, part[part["changes"]]))
     for name, part in kinds.items():
-        plain = name.removesuffix("-smeared")
-        if name != plain and plain in kinds and int(name.split("-")[0]) > 1:
-            rows.append(_earlier(name, part, kinds[plain]))
+        plain = next((other for other in kinds if shapes[other] == shapes[name]._replace(smeared_keys=False)), None)
+        if shapes[name].smeared_keys and shapes[name].layers > 1 and plain is not None:
+            rows.append(_earlier(name, part, plain, kinds[plain]))
     for name, part in kinds.items():
         if part["lost"].notna().any():
             rows.append(_undone(name, part[part["lost"].notna()]))
     for name, part in kinds.items():
-        if part["qk_eigen"].notna().any() and not name.endswith("-smeared"):
+        if part["qk_eigen"].notna().any() and not shapes[name].smeared_keys:
             rows.append(_matches(name, part["qk_eigen"].dropna()))
     return pd.DataFrame(rows)
+
+
+class _Shape(NamedTuple):
+    """What sets the models apart."""
+
+    layers: int
+    mlp: bool
+    smeared_keys: bool
 
 
 def _row(argument: str, claim: str, predicted: str, measured: str, ends: tuple[float, float], verdict: str) -> dict:
@@ -72,14 +80,17 @@ def _together(name: str, part: "pandas.DataFrame") -> dict[str, Any]:
     return _row("1", claim, "windows overlap in every seed", measured, (math.nan, math.nan), verdict)
 
 
-def _earlier(name: str, smeared: "pandas.DataFrame", plain: "pandas.DataFrame") -> dict[str, Any]:
-    claim = f"{name} models change earlier than {name.removesuffix('-smeared')} models"
-    parts = (part.loc[part["changes"], ["prefix_middle"]] for part in (smeared, plain))
+def _earlier(name: str, smeared: "pandas.DataFrame", plain_name: str, plain: "pandas.DataFrame") -> dict[str, Any]:
+    """Over seeds; both middles may be off by half the distance between snapshots, and the interval is wider by it."""
+    claim = f"{name} models change earlier than {plain_name} models"
+    parts = (part.loc[part["changes"], ["prefix_middle", "spacing"]] for part in (smeared, plain))
     both = next(parts).merge(next(parts), left_index=True, right_index=True, suffixes=("", "_plain"))
     if both.empty:
         return _row("2", claim, "fewer steps", "no pair of runs that change", (math.nan, math.nan), OPEN)
     steps = (both["prefix_middle"] - both["prefix_middle_plain"]).to_numpy(dtype=float)
-    ends = student_interval(steps)
+    off = float((both["spacing"] + both["spacing_plain"]).max() / 2)
+    low, high = student_interval(steps)
+    ends = (low - off, high + off)
     verdict = HOLDS if ends[1] < 0 else FAILS
     return _row("2", claim, "difference below 0 steps", f"{steps.mean():+.0f} steps", ends, verdict)
 

@@ -10,8 +10,6 @@ from inductionlens.several_changes import co_occurrence
 if TYPE_CHECKING:
     import pandas
 
-#: A run has formed an induction head if its best head ends here or above; as in a scan.
-FORMED = 0.4
 #: Column of a table of steps -> what it is called in words, and its unit.
 CURVES = {
     "prefix_matching": ("prefix matching of the best head", ""),
@@ -40,11 +38,22 @@ def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES
 
 
 def formed(steps: "pandas.DataFrame") -> PhaseChange | None:
-    """The change in which a run formed an induction head: prefix matching breaks, and its best head ends at 0.4 or
-    above, as in a scan. None where it did not."""
+    """The change in which a run formed an induction head: prefix matching breaks, and a scan of the last snapshot calls
+    a head an induction head. None where it did not, and where no scan was made: attention alone is no verdict."""
     change = changes_of(steps, ("prefix_matching",)).get("prefix_matching")
-    last = steps["prefix_matching"].dropna()
-    return change if change is not None and change.found and last.iloc[-1] >= FORMED else None
+    return change if change is not None and change.found and induction_heads(steps) else None
+
+
+def induction_heads(steps: "pandas.DataFrame") -> list[str]:
+    """The induction heads of the last snapshot that could be read, strongest first, as a scan has it."""
+    last = _last_verdict(steps)
+    return [] if last in ("", "none") else last.split()
+
+
+def _last_verdict(steps: "pandas.DataFrame") -> str:
+    """Names of heads, ``none``, or nothing where no scan was made."""
+    read = steps.dropna(subset=["prefix_matching"])
+    return str(read["induction_heads"].iloc[-1]) if "induction_heads" in read.columns and len(read) else ""
 
 
 def _log_spaced(steps: np.ndarray) -> bool:
@@ -72,13 +81,7 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
             )
         else:
             said.append(f"{whole}; no abrupt change (p = {changes[name].p_value:.2g}).")
-    if "prefix_matching" in changes:
-        last = read["prefix_matching"].iloc[-1]
-        said.append(
-            f"An induction head formed: {read['prefix_matching_head'].iloc[-1]}, at {last:.2f}."
-            if formed(steps)
-            else f"No induction head formed in an abrupt change: that takes a break, and {FORMED} or more at the end."
-        )
+    said.append(_verdict(read, changes.get("prefix_matching")))
     pair = [changes.get(name) for name in ("prefix_matching", "icl_score")]
     if all(one is not None and one.found for one in pair):
         together = co_occurrence(*pair)
@@ -88,3 +91,21 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
             f"their windows overlap by {together.overlap:.0%}."
         )
     return said
+
+
+def _verdict(read: "pandas.DataFrame", change: PhaseChange | None) -> str:
+    """Which heads are induction heads at the end, and whether they came in an abrupt change."""
+    last, verdict = read.iloc[-1], _last_verdict(read)
+    head = f"{last['prefix_matching_head']}, at {last['prefix_matching']:.2f}"
+    if not verdict:
+        return (
+            f"No scan was made at step {last['step']}, so no head is called an induction head; the head that matches "
+            f"prefixes best is {head}."
+        )
+    if verdict == "none":
+        return f"No induction head at step {last['step']}, by a scan; the head that matches prefixes best is {head}."
+    names = verdict.split()
+    heads = f"Induction head{'s' if len(names) > 1 else ''} at step {last['step']}, by a scan: {', '.join(names)}"
+    if change is not None and change.found:
+        return f"{heads}; formed in the change from step {change.start:.0f} to {change.end:.0f}."
+    return f"{heads}; not formed in an abrupt change."

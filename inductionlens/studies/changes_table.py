@@ -12,7 +12,7 @@ import numpy as np
 from inductionlens.errors import InputError
 from inductionlens.intervals import student_interval
 from inductionlens.phase_change import PhaseChange
-from inductionlens.several_changes import co_occurrence, spread
+from inductionlens.several_changes import blur_of, co_occurrence, spread
 from inductionlens.studies.changes import CURVES, changes_of, formed
 from inductionlens.studies.formation_result import Formation, read_formation
 
@@ -25,14 +25,16 @@ MOMENTS = ("start", "end", "middle")
 
 def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFrame":
     """One row per model and curve: how many of its runs (seeds) change, when, by how much, how sharply; and how many
-    steps after prefix matching. ``formed`` counts the runs in which an induction head formed (see `formed`): a curve
-    without noise may break and go nowhere. ``models`` holds the runs of each model by its name.
+    steps after prefix matching. ``formed`` counts the runs in which an induction head formed (see `formed`): prefix
+    matching breaks, and a scan of the last snapshot finds an induction head. A curve may break and go nowhere.
+    ``models`` holds the runs of each model by its name.
 
-    ``start``, ``end`` and ``middle`` are means over the runs that change, with 95% intervals (Student's t) in
-    ``_low`` and ``_high``; on a logarithmic axis means and intervals are those of the logarithm, and go back to steps.
-    ``size`` and ``sharpness`` are plain means. ``after_prefix`` is the curve's middle minus that of prefix matching, in
-    steps, over the runs in which both change, and ``overlap`` the share of either window that both have. Empty where
-    no run changes; intervals where fewer than two do.
+    ``start``, ``end`` and ``middle`` are means over the runs that change, with 95% intervals (Student's t, plus half
+    the distance between snapshots at either end: no run says more than that) in ``_low`` and ``_high``; on a
+    logarithmic axis means and intervals are those of the logarithm, and go back to steps. ``size`` and ``sharpness``
+    are plain means. ``after_prefix`` is the curve's middle minus that of prefix matching, in steps, over the runs in
+    which both change, and ``overlap`` the share of either window that both have. Empty where no run changes; intervals
+    where fewer than two do.
 
     Raises:
         InputError: a model without runs.
@@ -57,18 +59,30 @@ def _row(runs: list[dict[str, PhaseChange]], curve: str) -> dict[str, Any]:
     if len(axes) > 1:
         raise InputError("Runs of one model must be watched at steps of one spacing, even or logarithmic.")
     row: dict[str, Any] = {"changed": len(there)}
+    blur = max(map(blur_of, there), default=0.0)
     for moment in MOMENTS:
         values = np.array([getattr(one, moment) for one in there], dtype=float)
-        over = spread(values, next(iter(axes), "linear"))
+        over = spread(values, next(iter(axes), "linear"), blur)
         row |= {moment: over.mean, f"{moment}_low": over.low, f"{moment}_high": over.high}
     for name in ("size", "sharpness"):
         row[name] = float(np.mean([getattr(one, name) for one in there])) if there else np.nan
     pairs = [(run.get("prefix_matching"), run.get(curve)) for run in runs if curve != "prefix_matching"]
-    both = [co_occurrence(*pair) for pair in pairs if all(one is not None and one.found for one in pair)]
+    found_in_both = [pair for pair in pairs if all(one is not None and one.found for one in pair)]
+    both = [co_occurrence(*pair) for pair in found_in_both]
     steps = np.array([one.steps for one in both], dtype=float)
     low, high = student_interval(steps)
-    row |= {"after_prefix": float(steps.mean()) if both else np.nan, "after_prefix_low": low, "after_prefix_high": high}
+    # Both moments may be off by half the distance between the snapshots around them.
+    off = max((spacing_at(pair[0]) / 2 + spacing_at(pair[1]) / 2 for pair in found_in_both), default=0.0)
+    row |= {"after_prefix": float(steps.mean()) if both else np.nan}
+    row |= {"after_prefix_low": low - off, "after_prefix_high": high + off}
     return row | {"overlap": float(np.mean([one.overlap for one in both])) if both else np.nan}
+
+
+def spacing_at(change: PhaseChange) -> float:
+    """Steps between the snapshots on both sides of a change's middle."""
+    steps = np.array(change.steps)
+    after = min(int(np.searchsorted(steps, change.middle, side="right")), len(steps) - 1)
+    return float(steps[after] - steps[after - 1])
 
 
 def read_models(tables: Sequence[str | Path]) -> dict[str, list[Formation]]:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def compare(first: HeadScores, second: HeadScores) -> "pandas.DataFrame":
     """Compare two scans of models of one shape, head by head: seeds, checkpoints, trainings.
 
-    One row per head and score that both tables have: ``first``, ``second``, their ``difference`` (second minus
-    first), the ends ``low`` and ``high`` of its 95% interval, ``p_value`` of Welch's t test that there is none,
-    ``q_value``, the same corrected over all heads for that score (Benjamini and Hochberg 1995), and ``changed``: whether
-    q is at most 0.05. Standard errors are those behind the two intervals; the two scans count as independent, which of
-    scans with one seed is cautious: they saw the same sequences. A table without its record does not say how many
-    sequences it rests on, and its intervals count as those of many. All empty, and never ``changed``, for scores
-    without intervals. ``first_kind`` and ``second_kind`` are the verdicts.
+    One row per head and score that both tables have: ``first``, ``second``, their ``difference`` (second minus first),
+    the ends ``low`` and ``high`` of its 95% interval, ``p_value`` of Welch's t test that there is none, ``q_value``,
+    the same corrected over all heads for that score (Benjamini and Hochberg 1995), and ``changed``: whether q is at
+    most 0.05. Standard errors are those behind the two intervals; the two scans count as independent, which of scans
+    with one seed is cautious: they saw the same sequences. A table without its record does not say how many sequences
+    it rests on, and its intervals count as those of many. All empty, and never ``changed``, for scores without
+    intervals. ``first_kind`` and ``second_kind`` are the verdicts.
 
     Raises:
         InputError: the tables do not have the same heads, or no score in common.

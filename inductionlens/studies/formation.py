@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inductionlens.errors import InputError
+from inductionlens.intervals import KIND
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
 from inductionlens.models.read_ahead import read_ahead
 from inductionlens.partial import Partial
@@ -34,7 +35,8 @@ def formation(
     ``source`` is a folder of checkpoints (see `local_checkpoints`; `train_toy` leaves such folders), a hub repository
     that keeps them as branches (see `hub_checkpoints`; ``keep`` keeps the files), or a list of `Checkpoint`. ``steps``
     picks some of them (see `chosen_steps`). While one is measured the next one is read. Every checkpoint sees the same
-    tokens. A checkpoint that cannot be read is reported in the table and left out. ``partial`` names a file for
+    tokens. The last checkpoint is scanned too: only a scan's verdict calls a head an induction head. A checkpoint
+    that cannot be read is reported in the table and left out. ``partial`` names a file for
     finished checkpoints: an interrupted call goes on from there and ends the same.
 
     Raises:
@@ -57,14 +59,27 @@ def formation(
         else:
             stimuli = stimuli or Stimuli(model, options, Path(source) if named else None)
             stimuli.check(model, one)
-            parts.add(str(one.step), stimuli.measure(model))
+            measured = stimuli.measure(model)
+            if one is series[-1]:
+                measured["verdicts"] = stimuli.verdicts(model)
+            parts.add(str(one.step), measured)
         if on_progress is not None:
             on_progress(done, len(series))
     if all("problem" in part for part in parts.parts.values()):
         first = parts.parts[str(series[0].step)]["problem"]
         raise InputError(f"None of the {len(series)} checkpoints could be read; of the first: {first}")
+    last = [one for one in series if "problem" not in parts.parts[str(one.step)]][-1]
+    if "verdicts" not in parts.parts[str(last.step)]:  # the checkpoints after it could not be read
+        model = last.load()
+        stimuli = stimuli or Stimuli(model, options, Path(source) if named else None)
+        parts.add(str(last.step), parts.parts[str(last.step)] | {"verdicts": stimuli.verdicts(model)})
     found = tables_of(series, parts.parts, training_losses(Path(source)) if named else None)
-    record = {"source": str(source) if isinstance(source, (str, Path)) else "checkpoints", **work, **environment()}
+    name = str(source) if isinstance(source, (str, Path)) else "checkpoints"
+    record = {"command": "formation", "source": name, **work, **environment()}
+    record["verdicts"] = {"step": last.step, "by": "scan"} | (
+        {name: text for name, text in parts.parts[str(last.step)]["verdicts"].items() if name == "reason"}
+    )
+    record["intervals"] = KIND
     record["measured"] = next((part["notes"] for part in parts.parts.values() if "notes" in part), {})
     parts.finish()
     return Formation(**found, provenance=record)

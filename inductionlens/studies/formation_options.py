@@ -9,8 +9,9 @@ from inductionlens.errors import InputError
 class FormationOptions:
     """What is measured at every snapshot."""
 
-    sequences: int = 10
-    """Sequences of repeated random blocks; the logit effect has twice as many."""
+    sequences: int = 20
+    """Sequences of repeated random blocks: on every other one the best head is chosen, on the others it is measured.
+    The logit effect has twice as many."""
     period: int | None = None
     """Length of the block; 25, or what fits the context four times."""
     n_windows: int = 50

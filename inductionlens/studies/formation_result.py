@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 #: Tables beside that of steps, each in a file of its own: ``run.heads.csv`` beside ``run.csv``.
 BESIDE = ("heads", "losses", "followed", "before")
 #: Columns that hold text; all others hold numbers.
-TEXT = ("name", "prefix_matching_head", "previous_token_head", "problem")
+TEXT = ("name", "kind", "prefix_matching_head", "previous_token_head", "previous_token_source", "induction_heads",
+        "problem")  # fmt: skip
 #: What each table must have, to be read as one.
 REQUIRED = {
     "steps": ("step", "loss", "prefix_matching", "prefix_matching_head", "icl_score", "copying_gain", "problem"),
@@ -33,9 +34,11 @@ class Formation:
 
     steps: "pandas.DataFrame"
     """One row per snapshot: ``step``, ``tokens``, losses, ``icl_score``, and its best head by prefix matching and by
-    previous-token attention. ``problem`` says why a snapshot could not be read; its numbers are empty."""
+    previous-token attention, each chosen on half of the sequences and measured on the other half; at the last one
+    ``induction_heads``, those that a scan calls so (``none``; empty where no scan was made).
+    ``problem`` says why a snapshot could not be read; its numbers are empty."""
     heads: "pandas.DataFrame"
-    """One row per snapshot and head."""
+    """One row per snapshot and head; ``kind`` is a scan's verdict at the last one, empty before."""
     losses: "pandas.DataFrame"
     """Mean loss by ``step`` and ``index`` (context position)."""
     followed: "pandas.DataFrame"

@@ -20,6 +20,7 @@ from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.probes import Probe, generator_from, repeated_tokens, token_pool
 from inductionlens.scores.attention import TARGETS
 from inductionlens.studies.formation_options import FormationOptions
+from inductionlens.studies.scan import scan
 from inductionlens.studies.training import unseen_rows
 from inductionlens.studies.windows import Windows, make_windows, pick_pair
 
@@ -74,7 +75,7 @@ class Stimuli:
             model, self.repeated, targets, with_losses=True, batch_size=options.batch_size
         )
         heads = {name: part.value() for name, part in samples.items()}
-        ends = mean_interval(samples["prefix_matching"].numerator.reshape(-1, options.sequences), seed=options.seed)
+        ends = mean_interval(samples["prefix_matching"].numerator.reshape(-1, options.sequences))
         shape = heads["prefix_matching"].shape
         heads["prefix_matching_low"], heads["prefix_matching_high"] = (end.reshape(shape) for end in ends)
         heads["induction_logit"] = measure_induction_logit(model, self.logit, batch_size=options.batch_size).value()
@@ -88,11 +89,12 @@ class Stimuli:
         found = {name: float(values.mean()) for name, values in copies.items()}
         found["copying_gain"] = found["loss_first_copy"] - found["loss_later_copies"]
         scores = losses[:, self.late] - losses[:, self.early]
-        (low,), (high,) = mean_interval(scores[None].astype(float), seed=options.seed)
+        (low,), (high,) = mean_interval(scores[None].astype(float))
         found |= {"loss": float(losses.mean()), "icl_score": float(scores.mean())}
         found |= {"icl_score_low": float(low), "icl_score_high": float(high)}
         return {
             "model": found,
+            "best": {name: best_head(samples[name].numerator) for name in ("prefix_matching", "previous_token")},
             "heads": {name: values.tolist() for name, values in heads.items()},
             "losses": losses.mean(0).tolist(),
             "ablated": ablated,
@@ -102,6 +104,24 @@ class Stimuli:
                 "window_tokens": self.windows.tokens.shape[1], "followed": self.digest,
             },
         }  # fmt: skip
+
+    def verdicts(self, model: Model) -> dict[str, Any]:
+        """What a scan of this checkpoint calls every head (``kind``, layer by head), or why none could be made.
+
+        Blocks are as long as leaves room for gaps of their own length, at most 25 tokens.
+        """
+        start = int(self.repeated.bos is not None)
+        room, ids = model.cfg.n_ctx - start, len(token_pool(ordinary_ids(model))) - start
+        period = min(25, room // 7, ids // 2)
+        try:
+            scores = scan(
+                model, period=period, logit_period=min(30, room // 2, ids), text="random", bos=self.options.bos,
+                seed=self.options.seed, batch_size=self.options.batch_size,
+            )  # fmt: skip
+        except InputError as error:
+            return {"reason": f"no scan could be made: {error}"}
+        kinds = np.array(scores.table["kind"], dtype=object).reshape(self.shape[:2])
+        return {"kind": kinds.tolist(), "strongest": [head.label for head in scores.induction_heads()]}
 
     def _effects(self, model: Model) -> tuple[Float[np.ndarray, "layer head"], list[list[float]]]:
         """What zeroing each head takes away of the in-context-learning score (positive is lost), and the followed
@@ -123,6 +143,18 @@ class Stimuli:
         effects = measure_effects(model, stimulus, every, how, batch_size=self.options.batch_size)
         change = (effects.ablated["icl"] - effects.clean["icl"]).mean(1).reshape(layers, heads)
         return change, effects.ablated["followed"].tolist()
+
+
+def best_head(samples: Float[np.ndarray, "layer head sequence"]) -> dict[str, Any]:
+    """The head with the highest score on every other sequence, and its score and interval on those between.
+
+    Chosen and measured on the same sequences, the largest of many scores is too large, and its interval misses.
+    """
+    choosing, measuring = samples[..., ::2], samples[..., 1::2]
+    layer, head = map(int, np.unravel_index(np.nanargmax(choosing.mean(-1)), samples.shape[:2]))
+    (low,), (high,) = mean_interval(measuring[layer, head][None])
+    value = float(measuring[layer, head].mean())
+    return {"head": Head(layer, head).label, "value": value, "low": float(low), "high": float(high)}
 
 
 def shape_of(model: Model) -> tuple[int, ...]:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 MODEL_SCORES = ("training_loss", "loss", "loss_slope", "icl_score", "icl_score_low", "icl_score_high",
                 "loss_first_copy", "loss_later_copies", "copying_gain")  # fmt: skip
-#: Of the best head of a snapshot.
+#: Of the best head of a snapshot, chosen on half of the sequences and measured on the other half.
 BEST = ("prefix_matching", "prefix_matching_low", "prefix_matching_high", "prefix_matching_head", "previous_token",
-        "previous_token_head")  # fmt: skip
+        "previous_token_low", "previous_token_high", "previous_token_head", "previous_token_source",
+        "induction_heads")  # fmt: skip
 
 
 def tables_of(
@@ -38,14 +39,18 @@ def tables_of(
             steps.append(row)
             continue
         scores = {name: np.array(values, dtype=float) for name, values in part["heads"].items()}
-        for name in ("prefix_matching", "previous_token"):
-            best = Head(*map(int, np.unravel_index(np.nanargmax(scores[name]), scores[name].shape)))
-            row |= {name: float(scores[name][best]), f"{name}_head": best.label}
-            row |= {end: float(scores[end][best]) for end in (f"{name}_low", f"{name}_high") if end in scores}
+        for name, best in part["best"].items():
+            row |= {name: best["value"], f"{name}_head": best["head"]}
+            row |= {f"{name}_low": best["low"], f"{name}_high": best["high"]}
+        row["previous_token_source"] = "random"
+        verdicts = part.get("verdicts", {})
+        row["induction_heads"] = " ".join(verdicts["strongest"]) or "none" if "kind" in verdicts else ""
         steps.append(row | part["model"])
         for layer, head in np.ndindex(scores["prefix_matching"].shape):
-            own = {name: float(values[layer, head]) for name, values in scores.items()}
-            heads.append({"step": one.step, "name": Head(layer, head).label, "layer": layer, "head": head, **own})
+            values = {name: float(values[layer, head]) for name, values in scores.items()}
+            kind = verdicts["kind"][layer][head] if "kind" in verdicts else ""
+            heads.append({"step": one.step, "name": Head(layer, head).label, "layer": layer, "head": head,
+                          "kind": kind, **values, "previous_token_source": "random"})  # fmt: skip
         losses += [{"step": one.step, "index": index, "loss": loss} for index, loss in enumerate(part["losses"])]
         followed += [{"step": one.step, "token": token, "loss": loss} for token, loss in enumerate(part["followed"])]
         ablated[one.step] = np.array(part["ablated"], dtype=float)

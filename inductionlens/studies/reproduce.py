@@ -18,8 +18,8 @@ from inductionlens.plots.formation import plot_analysis
 from inductionlens.probes import generator_from
 from inductionlens.studies.analysis import analysis
 from inductionlens.studies.arguments import arguments_table
-from inductionlens.studies.changes import FORMED
-from inductionlens.studies.changes_table import changes_table
+from inductionlens.studies.changes import formed, induction_heads
+from inductionlens.studies.changes_table import changes_table, spacing_at
 from inductionlens.studies.formation import formation
 from inductionlens.studies.formation_options import FormationOptions
 from inductionlens.studies.formation_result import Formation, read_formation
@@ -127,7 +127,17 @@ def reproduce(
     import pandas as pd
 
     runs = pd.DataFrame(
-        [{"model": plan.model, "seed": plan.seed, **_summary(folder, plan, preset.windows)} for plan in plans]
+        [
+            {
+                "model": plan.model,
+                "seed": plan.seed,
+                "layers": plan.options.layers,
+                "mlp": plan.options.mlp,
+                "smeared_keys": plan.options.smeared_keys,
+                **_summary(folder, plan, preset.windows),
+            }
+            for plan in plans
+        ]
     )
     arguments = arguments_table(runs)
     write_atomically(folder / "runs.csv", encode_table(runs, "csv"))
@@ -204,9 +214,13 @@ def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
         there = change is not None and change.found
         for end in ("start", "end", "middle", "size"):
             result[f"{name}_{end}"] = float(getattr(change, end)) if there else None
+    prefix = changes.get("prefix_matching")
+    result["spacing"] = spacing_at(prefix) if prefix is not None and prefix.found else None
+    result["formed"] = formed(found.steps) is not None
     heads = found.heads[found.heads["step"] == last["step"]]
-    strong = (heads["prefix_matching"] >= FORMED) & (heads["induction_logit"] > 0)
-    induction = [Head.parse(name) for name in heads.loc[strong, "name"]]
+    named = induction_heads(found.steps)
+    strong = heads["name"].isin(named)
+    induction = [Head.parse(name) for name in named]
     result["induction_heads"] = [str(head) for head in induction]
     result["qk_eigen"] = float(heads.loc[strong, "qk_eigen"].mean()) if strong.any() else None
     result |= _removed(place, induction, windows, found)

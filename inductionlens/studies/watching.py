@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
+from inductionlens.measure import measure_attention
 from inductionlens.models import Model
 from inductionlens.models.activations import run_reduced
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Length of the block and how often it stands there: few enough cells to be seen, two copies to look back to.
 PERIOD, REPEATS = 8, 3
+#: Other sequences on which the head is chosen.
+CHOOSING = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +81,9 @@ def watch(
     """Read one head's attention at the checkpoints of a run, on the same sequence: BOS, and a random block three times.
 
     ``source``, ``steps`` and ``keep`` are those of `formation`; of more than ``frames`` checkpoints, so many are taken,
-    evenly by number and with both ends. Without ``head``, it is the one with the highest prefix matching on this
-    sequence at the last checkpoint. Checkpoints are read from the last to the first, one in memory at a time.
+    evenly by number and with both ends. Without ``head``, it is the one that matches prefixes best at the last
+    checkpoint, on ten sequences of its own: a head that matches prefixes, which only a scan may call an induction head.
+    Checkpoints are read from the last to the first, one in memory at a time.
 
     Raises:
         InputError: nothing to read, no such head, or a block that does not fit.
@@ -100,7 +104,7 @@ def watch(
             patterns = _patterns(model, probe)
             scores = attention_to(TARGETS["prefix_matching"](probe.tokens, probe.bos), patterns)
             scores = scores.view(model.cfg.n_layers, model.cfg.n_heads)
-            chosen = chosen or Head(*map(int, np.unravel_index(int(scores.argmax()), tuple(scores.shape))))
+            chosen = chosen or _best(model, probe)
             layer, index = chosen.check(*scores.shape)
             found.append((one.step, patterns.view(*scores.shape, *patterns.shape[2:])[layer, index].numpy(),
                           float(scores[layer, index])))  # fmt: skip
@@ -116,6 +120,17 @@ def watch(
     labels = (["."] if probe.bos is not None else []) + block
     target = TARGETS["prefix_matching"](probe.tokens, probe.bos)[0].numpy()
     return Watched(chosen, read, np.stack(kept), np.array(score), target, tuple(labels), problems)
+
+
+def _best(model: Model, probe: Probe) -> Head:
+    """The head that matches prefixes best on sequences of this one's shape: not on this one, whose score is shown."""
+    ids = ordinary_ids(model)
+    pool = token_pool(ids if probe.bos is None else ids[ids != probe.bos])
+    shape = {"period": probe.period, "repeats": REPEATS, "bos": probe.bos, "seed": probe.seed}
+    others = repeated_tokens(pool, sequences=CHOOSING, purpose="watch: which head", **shape)
+    samples, _ = measure_attention(model, others, {"prefix_matching": TARGETS["prefix_matching"]})
+    scores = samples["prefix_matching"].value()
+    return Head(*map(int, np.unravel_index(int(scores.argmax()), scores.shape)))
 
 
 def _evenly(series: list[Checkpoint], frames: int | None) -> list[Checkpoint]:
