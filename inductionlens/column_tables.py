@@ -115,6 +115,10 @@ TABLES: dict[str, dict[str, Column]] = {
     | _from("curve seeds formed changed sharpness overlap", FORMATION_COLUMNS, ends="start end middle after_prefix"),
     "reproduce.arguments": _from("argument claim predicted measured low high verdict", FORMATION_COLUMNS),
     "reproduce.runs": RUNS,
+    "reproduce.curves": {"model": RUNS["model"], "seed": RUNS["seed"], "step": STEP}
+    | _from("copying_gain", COLUMNS)
+    | _from("prefix_matching", STEPS)
+    | _from("icl_score induction_heads", FORMATION_COLUMNS),
 }  # fmt: skip
 
 #: Kind of table -> how its 95% intervals are made, where that is not as in a scan.

@@ -11,18 +11,19 @@ import torch
 
 from inductionlens.effects import Change, Stimulus, measure_effects
 from inductionlens.errors import InputError
-from inductionlens.files import encode_table, write_atomically
+from inductionlens.files import write_atomically, write_table
 from inductionlens.heads import Head
 from inductionlens.models.checkpoints import local_checkpoints
 from inductionlens.plots.formation import plot_analysis
 from inductionlens.probes import generator_from
 from inductionlens.studies.analysis import analysis
 from inductionlens.studies.arguments import arguments_table
-from inductionlens.studies.changes import formed, induction_heads
+from inductionlens.studies.changes import CURVES, formed, induction_heads
 from inductionlens.studies.changes_table import changes_table, spacing_at
 from inductionlens.studies.formation import formation
 from inductionlens.studies.formation_options import FormationOptions
 from inductionlens.studies.formation_result import Formation, read_formation
+from inductionlens.studies.provenance import study_record
 from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
 
 if TYPE_CHECKING:
@@ -104,9 +105,10 @@ def reproduce(
     """Train the preset's models, watch them, and say which of the paper's claims hold on them.
 
     ``folder`` gets ``runs/`` (snapshots), ``tables/`` (those of every run, see `Formation.save`), ``arguments.csv``,
-    ``runs.csv``, ``changes.csv`` (see `changes_table`) and ``figure.png``. Verdicts are computed from the tables, never
-    written. Called again after an interruption, it goes on with what is missing and ends in the same tables.
-    ``workers`` processes share the work, one thread each. Olsson et al. 2022, Arguments 1, 2, 3 and 5.
+    ``runs.csv``, ``changes.csv`` (see `changes_table`), ``curves.csv``, each with its record, and ``figure.png``.
+    Verdicts are computed from the tables, never written. Called again after an interruption, it goes on with what is
+    missing and ends in the same tables. ``workers`` processes share the work, one thread each. Olsson et al. 2022,
+    Arguments 1, 2, 3 and 5.
 
     Raises:
         InputError: an unknown preset, or a folder that holds other runs.
@@ -140,14 +142,27 @@ def reproduce(
         ]
     )
     arguments = arguments_table(runs)
-    write_atomically(folder / "runs.csv", encode_table(runs, "csv"))
-    write_atomically(folder / "arguments.csv", encode_table(arguments, "csv"))
     models: dict[str, list[Formation]] = {}
     for plan in plans:
         models.setdefault(plan.model, []).append(read_formation(folder / "tables" / f"{plan.name}.csv"))
-    write_atomically(folder / "changes.csv", encode_table(changes_table(models), "csv"))
+    record = study_record("reproduce", options={"plans": [_described(plan, preset.windows) for plan in plans]})
+    tables = {"runs": runs, "arguments": arguments, "changes": changes_table(models), "curves": _curves(plans, models)}
+    for name, table in tables.items():
+        write_table(folder / f"{name}.csv", table, record)
     plot_analysis(folder / "figure.png", analysis({name: found[0] for name, found in models.items()}))
     return Reproduction(arguments, runs, folder)
+
+
+def _curves(plans: list[Plan], models: dict[str, list[Formation]]) -> "pandas.DataFrame":
+    """The curves in which changes are sought, of every run, and the induction heads at its end."""
+    import pandas as pd
+
+    every = [run for runs in models.values() for run in runs]
+    parts = [
+        run.steps[["step", *CURVES, "induction_heads"]].assign(model=plan.model, seed=plan.seed)
+        for plan, run in zip(plans, every, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)[["model", "seed", "step", *CURVES, "induction_heads"]]
 
 
 def _work(folder: Path, preset: Preset, plans: list[Plan], workers: int) -> Iterator[None]:
