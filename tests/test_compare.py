@@ -78,7 +78,7 @@ def test_the_command_says_what_changed(planted_scan, tmp_path):
     assert printed.splitlines() == [
         "1.2 was induction, is anti_induction",
         "1.2 induction_logit 9.844 -> -9.844 (-19.688, 95% interval -19.688 to -19.688)",
-        "1 of 6 heads changed in induction_logit (q <= 0.05); 1 verdict changed.",
+        "1 of 6 heads changed in induction_logit (Welch's t test, false discovery rate 5%); 1 verdict changed.",
     ]
     assert (
         (tmp_path / "c.csv")

@@ -104,9 +104,11 @@ def test_why_tells_the_numbers_or_what_is_missing():
     rows = [head_row(**CLEAR), head_row(**{**CLEAR, "q_value": 0.5}), head_row(), head_row(previous_token=0.7)]
     _, why = detection.verdicts(pd.DataFrame(rows))
     assert why == [
-        "prefix matching 0.90, 0.80 with uneven gaps, 0.03 where nothing repeats, q = 0.001; right logit +1.00 [+0.50, +1.50]; "
+        "prefix matching 0.90, 0.80 with uneven gaps, 0.03 where nothing repeats, q = 0.001; right logit +1.00 "
+        "[+0.50, +1.50]; "
         "copying +0.50",
-        "prefix matching 0.90, 0.80 with uneven gaps, 0.03 where nothing repeats, q = 0.5; right logit +1.00 [+0.50, +1.50]; "
+        "prefix matching 0.90, 0.80 with uneven gaps, 0.03 where nothing repeats, q = 0.5; right logit +1.00 "
+        "[+0.50, +1.50]; "
         "copying +0.50; but not q_value <= 0.05",
         "no attention score reaches 0.4",
         "0.70 of its attention goes one token back",

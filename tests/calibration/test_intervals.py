@@ -1,6 +1,6 @@
 """Promised: 95% intervals of 10 sequences hold the score of 2,000 in 93 to 97.5% of draws, but for named exceptions.
 
-Measured, pooled over the heads of both toys: 93.0% (copying_per_token) to 95.6% (loss_first_copy); copying_bansal 84.7%;
+Measured, pooled over the heads: 93.0% (copying_per_token) to 95.6% (loss_first_copy); copying_bansal 84.7%;
 a percentile bootstrap of gapped prefix matching 90.1%.
 """
 
