@@ -11,7 +11,7 @@ from inductionlens import InputError
 
 @pytest.fixture(scope="module")
 def planted_scan(planted):
-    return il.scan(planted, sequences=4)
+    return il.scan(planted, sequences=5)
 
 
 def test_a_scan_does_not_differ_from_itself(planted_scan):
@@ -22,7 +22,7 @@ def test_a_scan_does_not_differ_from_itself(planted_scan):
 
 
 def test_a_planted_change_is_found_in_its_head_alone(planted_scan):
-    anti = il.scan("planted-anti-copying", sequences=4)
+    anti = il.scan("planted-anti-copying", sequences=5)
     table = il.compare(planted_scan, anti)
     changed = table[table["changed"]]
     assert {(row.layer, row.head) for row in changed.itertuples()} == {(1, 2)}
@@ -71,16 +71,20 @@ def test_other_shapes_and_tables_without_common_scores_are_refused(planted_scan)
 
 def test_the_command_says_what_changed(planted_scan, tmp_path):
     planted_scan.to_csv(tmp_path / "a.csv")
-    il.scan("planted-anti-copying", sequences=4).to_csv(tmp_path / "b.csv")
+    il.scan("planted-anti-copying", sequences=5).to_csv(tmp_path / "b.csv")
     words = ("compare", tmp_path / "a.csv", tmp_path / "b.csv")
     code, printed, _ = run(*words, "--score", "induction_logit", "--out", tmp_path / "c.csv")
     assert code == 0
     assert printed.splitlines() == [
         "1.2 was induction, is anti_induction",
         "1.2 induction_logit 9.844 -> -9.844 (-19.688, 95% interval -19.688 to -19.688)",
-        "1 of 6 heads changed in induction_logit beyond its interval; 1 verdict changed.",
+        "1 of 6 heads changed in induction_logit (Welch's t test, false discovery rate 5%); 1 verdict changed.",
     ]
-    assert (tmp_path / "c.csv").read_text().startswith("layer,head,score,first,second,difference,low,high,changed")
+    assert (
+        (tmp_path / "c.csv")
+        .read_text()
+        .startswith("layer,head,score,first,second,difference,low,high,p_value,q_value,changed")
+    )
     code, _, err = run(*words, "--score", "nonsense")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "There is no score 'nonsense' in both tables; they share prefix_matching" in err

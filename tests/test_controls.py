@@ -13,7 +13,7 @@ from inductionlens.controls import measure_fresh, measure_gapped
 from inductionlens.measure import attention_targets, measure_attention
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.untrained import untrained_twin
-from inductionlens.nulls import DRAWS, false_discovery, p_values
+from inductionlens.nulls import false_discovery
 from inductionlens.probes import fresh_tokens, gap_that_fits, gapped_tokens
 from inductionlens.scores import attention
 from inductionlens.studies.options import ScanOptions
@@ -64,13 +64,6 @@ def test_every_gap_length_occurs_and_each_gap_has_its_own():
     assert len({tuple(row) for row in gaps.tolist()}) > 350
 
 
-def test_layouts_are_drawn_alike_but_are_not_the_sequences_own(gapped):
-    assert gapped.layouts.shape == (200, 4)
-    assert (gapped.layouts[:, 0] == 1).all()
-    gaps = gapped.layouts.diff(dim=1) - 25
-    assert (int(gaps.min()), int(gaps.max())) == (1, 25)
-
-
 def test_context_and_vocabulary_limit_the_gaps():
     assert gap_that_fits(176, start=1, period=25, repeats=4) == 25
     assert gap_that_fits(175, start=1, period=25, repeats=4) == 24
@@ -84,8 +77,7 @@ def test_context_and_vocabulary_limit_the_gaps():
 def score(pattern, probe):
     queries, keys, n_queries = attention.layout_entries(probe.starts, probe.period)
     return torch.stack(
-        [attention.attend_layouts(pattern[i : i + 1], queries[i : i + 1], keys[i : i + 1], n_queries)[0, :, 0]
-         for i in range(len(pattern))]
+        [pattern[i][:, queries[i], keys[i]].double().sum(-1) / n_queries for i in range(len(pattern))]
     )  # fmt: skip
 
 
@@ -100,14 +92,14 @@ def test_entries_equal_their_twin(gapped):
             assert float(found[row, head]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_layouts_are_read_one_by_one(gapped):
-    pos = gapped.tokens.shape[1]
-    pattern = torch.rand(2, 2, pos, pos, generator=torch.Generator().manual_seed(0)).tril()
-    found = attention.attend_layouts(pattern, *attention.layout_entries(gapped.layouts[:5], 25))
-    assert found.shape == (2, 2, 5)
-    for layout in range(5):
-        expected = gapped_twin(pattern[1, 0].tolist(), gapped.layouts[layout].tolist(), 25)
-        assert float(found[1, 0, layout]) == pytest.approx(expected, abs=1e-5)
+def test_expected_entries_are_the_mean_over_all_layouts():
+    """Blocks of 4, three copies, gaps of 1 to 3: nine layouts, all equally likely."""
+    query, key, weight = attention.expected_entries(4, 3, 3, 1)
+    pattern = torch.rand(19, 19, generator=torch.Generator().manual_seed(0)).tril()
+    layouts = [(1, 1 + 4 + one, 1 + 8 + one + two) for one in (1, 2, 3) for two in (1, 2, 3)]
+    expected = sum(gapped_twin(pattern.tolist(), starts, 4) for starts in layouts) / 9
+    assert float((pattern[query, key] * weight).sum()) == pytest.approx(expected, abs=1e-6)
+    assert (key < query).all()
 
 
 def test_known_heads_on_gapped_repeats():
@@ -154,10 +146,10 @@ def test_fresh_tokens_do_not_return_at_the_blocks_distance():
 def test_fresh_scores_are_read_at_the_probes_positions(random_toy):
     period, repeats = 6, 3
     repeated = il.repeated_tokens(torch.arange(1, 48), period=period, repeats=repeats, sequences=4, bos=0)
-    probe = gapped_tokens(torch.arange(1, 48), period=period, gap=5, repeats=repeats, bos=0, sequences=4, layouts=7)
+    probe = gapped_tokens(torch.arange(1, 48), period=period, gap=5, repeats=repeats, bos=0, sequences=4)
     fresh = fresh_tokens(torch.arange(1, 48), period=period, length=probe.tokens.shape[1], sequences=4, bos=0)
     target = attention.after_copy(repeated.tokens[:1], 0)[0]
-    even, layouts = measure_fresh(random_toy, fresh, probe.layouts, target, period, batch_size=3)
+    even, layouts = measure_fresh(random_toy, fresh, probe, target, batch_size=3)
     _, cache = random_toy.run_with_cache(fresh)
     pattern = cache["blocks.1.attn.hook_pattern"]
     entries = [(q, q - period * back + 1) for q in range(1 + period, 1 + period * repeats)
@@ -165,45 +157,13 @@ def test_fresh_scores_are_read_at_the_probes_positions(random_toy):
     expected = sum(float(pattern[2, 1, q, k]) for q, k in entries) / (period * (repeats - 1))
     assert even.numerator[1, 1, 2] == pytest.approx(expected, abs=1e-5)
     for row in (0, 2, 3):  # batches of 3: the last row stands in a batch of its own
-        expected = gapped_twin(pattern[row, 1].tolist(), probe.layouts[4].tolist(), period)
-        assert layouts[1, 1, row, 4] == pytest.approx(expected, abs=1e-5)
+        starts = [(1, 7 + one, 13 + one + two) for one in range(1, 6) for two in range(1, 6)]
+        expected = sum(gapped_twin(pattern[row, 1].tolist(), layout, period) for layout in starts) / 25
+        assert layouts.numerator[1, 1, row] == pytest.approx(expected, abs=1e-5)
     assert np.isfinite(even.numerator).all()
 
 
 # p and q.
-def test_p_is_the_share_of_null_means_that_reach_the_score_and_never_zero():
-    null = np.array([[[0.0, 1.0]]])  # one sequence, two layouts: null means are 0 or 1, half each
-    assert p_values(np.array([0.5]), null)[0] == pytest.approx(0.5, abs=0.02)
-    assert p_values(np.array([1.0]), null)[0] == pytest.approx(0.5, abs=0.02)
-    assert p_values(np.array([1.1]), null)[0] == 1 / (DRAWS + 1)
-    assert p_values(np.array([0.0]), null)[0] == 1
-    assert np.isnan(p_values(np.array([np.nan]), null)[0])
-
-
-def test_each_sequence_has_a_layout_of_its_own():
-    """Two sequences, layouts 0 and 1: drawn apart, a null mean of 1/2 is as likely as 0 and 1 together."""
-    null = np.array([[[0.0, 1.0], [0.0, 1.0]]])
-    assert p_values(np.array([0.75]), null)[0] == pytest.approx(0.25, abs=0.02)
-    assert p_values(np.array([0.25]), null)[0] == pytest.approx(0.75, abs=0.02)
-
-
-def test_p_is_uniform_where_the_null_is_true():
-    """Each head's own score is one more draw of its null: p below 0.05 in about 5% of heads."""
-    rng = np.random.default_rng(0)
-    null = rng.normal(size=(2000, 10, 100))
-    observed = null[np.arange(2000)[:, None], np.arange(10), rng.integers(0, 100, (2000, 10))].mean(1)
-    p = p_values(observed, null)
-    assert 0.035 < (p <= 0.05).mean() < 0.065
-    assert abs(p.mean() - 0.5) < 0.02
-
-
-def test_heads_do_not_disturb_each_others_p():
-    rng = np.random.default_rng(0)
-    null, observed = rng.normal(size=(130, 4, 9)), rng.normal(size=130)
-    together = p_values(observed, null)
-    assert together[129] == p_values(observed[129:], null[129:])[0]
-
-
 def test_q_controls_the_false_discovery_rate_by_benjamini_and_hochberg():
     p = np.array([0.01, 0.02, np.nan, 0.04, 0.9])
     expected = [0.04, 0.04, np.nan, 0.04 * 4 / 3, 0.9]
@@ -247,7 +207,8 @@ def test_the_controls_unmask_the_fixed_offset_impostor_even_at_the_logit_probes_
     assert row["induction_logit"] > 9
     assert row["prefix_matching_gapped"] == pytest.approx(0, abs=1e-6)
     assert row["prefix_matching_fresh"] == pytest.approx(1)
-    assert (row["kind"], row["q_value"]) == ("none", 1)
+    assert row["kind"] == "none"
+    assert row["q_value"] > 0.4
     assert "but not q_value <= 0.05" in row["why"]
 
 
@@ -255,13 +216,12 @@ def test_the_planted_head_passes_every_control():
     row = il.scan("planted")["1.2"]
     assert row["prefix_matching_gapped"] == pytest.approx(1)
     assert row["prefix_matching_fresh"] < 0.1
-    assert row["q_value"] == pytest.approx(6 / (DRAWS + 1))
+    assert row["q_value"] == pytest.approx(6 / 184756)
     assert row["kind"] == "induction"
 
 
-def test_false_verdicts_on_random_models_are_rare(monkeypatch):
+def test_false_verdicts_on_random_models_are_rare():
     """200 models with random weights: at most 5% may have a head called induction, anti_induction or mixed."""
-    monkeypatch.setattr("inductionlens.intervals.RESAMPLES", 200)  # intervals decide little here and cost most
     tables = list(random_scans())
     found = [bool(table["kind"].isin(["induction", "anti_induction", "mixed"]).any()) for table in tables]
     assert len(found) == 200

@@ -59,7 +59,7 @@ def test_a_table_holds_every_documented_column_in_order(scores):
 
 
 def test_every_interval_end_is_explained():
-    assert explain("copying_low").meaning == "lower end of the 95% bootstrap interval of copying over sequences"
+    assert explain("copying_low").meaning.startswith("lower end")
     assert explain("copying_high").meaning.startswith("upper end")
     assert explain("ov_eigen_low") is None
     assert explain("nonsense") is None

@@ -118,7 +118,7 @@ def test_text_may_be_a_file_or_a_folder(tiny, tmp_path):
 
 
 def test_intervals_hold_the_score_and_narrow_with_more_sequences(tiny):
-    few, many = il.scan(tiny, sequences=4).table, il.scan(tiny, sequences=40).table
+    few, many = il.scan(tiny, sequences=5).table, il.scan(tiny, sequences=40).table
     for score in SCORES:
         if COLUMNS[score].interval:
             for table in (few, many):

@@ -19,7 +19,7 @@ def random_scans(models: int = 200) -> Iterator[Any]:
             for name, weight in named_weights(model).items():
                 if name.endswith(("W_Q", "W_K")):
                     weight.mul_(4)
-        yield il.scan(model, seed=seed, period=8, logit_period=8, sequences=4).table
+        yield il.scan(model, seed=seed, period=8, logit_period=8, sequences=5).table
 
 
 def main() -> None:
