@@ -49,7 +49,7 @@ def trained():
 )  # fmt: skip
 def test_planted_circuits_are_found_without_being_told(scores, kind, via, share):
     readers = "all" if kind == "v-composition" else "induction"
-    found = il.circuit(il.planted(kind), readers=readers, scores=scores[kind], sequences=4)
+    found = il.circuit(il.planted(kind), readers=readers, scores=scores[kind], sequences=5)
     paths = found.paths("1.2")
     best = paths.iloc[0]
     assert (best["writer"], best["via"], best["rank_causal"], best["rank_composition"]) == ("L0H1", via, 1, 1)
@@ -230,7 +230,7 @@ def test_rotary_models_say_what_was_left_out():
 
 # Orders, trigrams, repeats.
 def test_orders_add_up_to_the_model():
-    table = il.path_orders(DATA / "attn-only-2l", sequences=4, n_windows=4)
+    table = il.path_orders(DATA / "attn-only-2l", sequences=5, n_windows=5)
     assert table["measure"].unique().tolist() == ["copies", "text"]
     for _, part in table.groupby("measure"):
         part = part.set_index("term")

@@ -150,7 +150,7 @@ def test_columns_explains_each_one():
 
     assert all(f" {name} " in printed for name in COLUMNS | EFFECT_COLUMNS)
     code, printed, _ = run("columns", "copying_low")
-    assert "lower end of the 95% bootstrap" in " ".join(printed.split())
+    assert "lower end of the 95% interval" in " ".join(printed.split())
 
 
 BAD = [

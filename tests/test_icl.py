@@ -170,7 +170,7 @@ def test_tables_say_what_the_losses_say(gpt2):
 
 
 def test_a_saved_record_holds_what_the_table_does_not(random_toy, tmp_path):
-    found = il.in_context_learning(random_toy, n_windows=3, seed=5)
+    found = il.in_context_learning(random_toy, n_windows=5, seed=5)
     found.save(tmp_path / "icl.csv")
     assert (tmp_path / "icl.csv").read_text().startswith("index,loss,loss_low,loss_high\n0,")
     record = json.loads((tmp_path / "icl.csv.meta.json").read_text())

@@ -25,7 +25,7 @@ def arguments_table(runs: "pandas.DataFrame") -> "pandas.DataFrame":
 
     runs = runs.assign(changes=runs["formed"].astype(bool))
     kinds = {name: part.set_index("seed") for name, part in runs.groupby("model", sort=False)}
-    shapes = {name: _Shape(*part.iloc[0][list(_Shape._fields)]) for name, part in kinds.items()}
+    shapes = {name: _shape(part.iloc[0]) for name, part in kinds.items()}
     rows: list[dict[str, Any]] = []
     for name, part in kinds.items():
         expected = shapes[name].layers > 1 or shapes[name].smeared_keys
@@ -53,6 +53,10 @@ class _Shape(NamedTuple):
     layers: int
     mlp: bool
     smeared_keys: bool
+
+
+def _shape(run: "pandas.Series") -> _Shape:
+    return _Shape(int(run["layers"]), bool(run["mlp"]), bool(run["smeared_keys"]))
 
 
 def _row(argument: str, claim: str, predicted: str, measured: str, ends: tuple[float, float], verdict: str) -> dict:

@@ -130,7 +130,7 @@ def circuit(
             on_progress(done, sequences)
 
     paths = measure_paths(model, probe, writers, apart, batch_size=batch_size, progress=progress)
-    pairs = pair_rows(model, scores, composition, writers, apart, paths, _eigen(model, apart, distance), seed)
+    pairs = pair_rows(model, scores, composition, writers, apart, paths, _eigen(model, apart, distance))
     k_term = measure_k_term(model, _column(scores, "previous_token", model), distance=distance)
     heads = head_rows(model, scores, own_token_shares(model, seed=seed), k_term)
     layers = sorted({head.layer for head in apart})
