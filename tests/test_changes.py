@@ -68,7 +68,7 @@ def test_one_row_per_model_and_curve_with_students_intervals():
     )
     assert (first["end"], first["middle"]) == (375, 362.5)
     assert first["end_high"] - first["end"] == pytest.approx(half + 12.5)
-    assert first["middle"] - first["middle_low"] == pytest.approx(half)
+    assert first["middle"] - first["middle_low"] == pytest.approx(half + 12.5)
     assert first["size"] == pytest.approx(0.78, abs=0.02)
     assert first["sharpness"] == pytest.approx(40, rel=0.1)  # one of 40 even intervals
     assert np.isnan(first["after_prefix"])

@@ -56,5 +56,5 @@ def test_interval_of_the_best_of_equal_heads_covers_their_mean():
 
 
 def test_seeds_that_agree_exactly_are_known_to_half_the_spacing():
-    assert spread(np.full(3, 130.0), "linear", 10)[:3] == pytest.approx((130, 120, 140))
+    assert spread(np.full(3, 130.0), "linear", 10.0)[:3] == pytest.approx((130, 120, 140))
     assert spread(np.full(3, 130.0), "log", np.log(2) / 2)[1:3] == pytest.approx((130 / 2**0.5, 130 * 2**0.5))
