@@ -21,7 +21,9 @@ def refused(match):
     return pytest.raises(InputError, match=match)
 
 
-def made(prefix=400, icl=None, *, steps=STEPS, size=0.8, copying=False, settings=None, followed="a", seed=0):
+def made(
+    prefix=400, icl=None, *, steps=STEPS, size=0.8, copying=False, settings=None, followed="a", seed=0, named="L1H0"
+):
     """A run whose prefix matching jumps in the interval after step ``prefix``, and its score after ``icl``."""
     steps = np.array(steps)
     wiggle = 0.004 * np.sin(7.0 * np.arange(len(steps)) + seed)
@@ -30,6 +32,7 @@ def made(prefix=400, icl=None, *, steps=STEPS, size=0.8, copying=False, settings
     table = pd.DataFrame({
         "step": steps, "loss": 5 - jump, "icl_score": fall, "prefix_matching": jump,
         "copying_gain": 3 * jump if copying else 0.0, "prefix_matching_head": "L1H0", "problem": "",
+        "induction_heads": [""] * (len(steps) - 1) + [named],
     })  # fmt: skip
     heads = pd.DataFrame([
         {"step": step, "name": f"L{layer}H0", "layer": layer, "head": 0, "prefix_matching": value * layer,
@@ -61,11 +64,11 @@ def test_one_row_per_model_and_curve_with_students_intervals():
     starts = np.array([300.0, 400.0, 350.0])
     half = T[3] * starts.std(ddof=1) / math.sqrt(3)
     assert [first[name] for name in ("start", "start_low", "start_high")] == pytest.approx(
-        [350, 350 - half, 350 + half], rel=1e-6
+        [350, 350 - half - 12.5, 350 + half + 12.5], rel=1e-6
     )
     assert (first["end"], first["middle"]) == (375, 362.5)
-    assert first["end_high"] - first["end"] == pytest.approx(half)
-    assert first["middle"] - first["middle_low"] == pytest.approx(half)
+    assert first["end_high"] - first["end"] == pytest.approx(half + 12.5)
+    assert first["middle"] - first["middle_low"] == pytest.approx(half + 12.5)
     assert first["size"] == pytest.approx(0.78, abs=0.02)
     assert first["sharpness"] == pytest.approx(40, rel=0.1)  # one of 40 even intervals
     assert np.isnan(first["after_prefix"])
@@ -91,9 +94,9 @@ def test_seeds_that_do_not_change_are_counted_and_left_out():
     first = table.iloc[0]
     assert (first["seeds"], first["changed"], first["start"]) == (3, 2, 400)
     assert set(table["formed"]) == {2}
-    weak = changes_table({"m": [made(300), made(300, size=0.38), made(300, size=0.42)]}).iloc[0]
+    weak = changes_table({"m": [made(300), made(300, named="none"), made(300, size=0.3)]}).iloc[0]
     assert (weak["changed"], weak["formed"]) == (3, 2)
-    assert first["start_high"] - 400 == pytest.approx(T[2] * 100 * math.sqrt(2) / math.sqrt(2))
+    assert first["start_high"] - 400 == pytest.approx(T[2] * 100 + 12.5)
     score = table.iloc[1]  # the second seed's score changes at 400 although nothing else does
     assert (score["changed"], score["after_prefix"]) == (3, 0)
 
@@ -111,11 +114,16 @@ def test_log_spaced_runs_have_geometric_means():
 
 
 def test_analysis_puts_runs_of_the_same_tokens_into_one_plane():
-    runs = {"a": made(300, seed=1), "b": made(400, seed=2), "c": made(followed="other"), "weak": made(size=0.3, seed=3)}
+    runs = {
+        "a": made(300, seed=1),
+        "b": made(400, seed=2),
+        "c": made(followed="other"),
+        "weak": made(seed=3, named="none"),
+    }
     found = analysis(runs)
     assert [found[name]["plane"] for name in runs] == [0, 0, 1, 0]
     assert found["a"]["window"] == (300, 325)
-    assert found["weak"]["window"] is None  # it changes, and ends below 0.4
+    assert found["weak"]["window"] is None  # it changes, and a scan finds no induction head
     losses = np.concatenate([
         runs[name].followed.pivot_table(index="step", columns="token", values="loss").to_numpy()
         for name in ("a", "b", "weak")
@@ -190,7 +198,7 @@ def test_changes_from_the_command_line(tmp_path):
     assert (code, err) == (0, "")
     lines = [line.split() for line in printed.splitlines()]
     assert lines[3][:6] == ["toy", "prefix_matching", "2", "of", "2", "2"]
-    assert lines[3][6:12] == ["350", "to", "375", "362", "[-273,", "998]"]
+    assert lines[3][6:12] == ["350", "to", "375", "362", "[-285,", "1010]"]
     assert ["flat", "prefix_matching", "0", "of", "1", "0", "-", "-", "-", "-", "-"] in lines
     assert f"6 rows written to {out}" in printed
     assert picture.stat().st_size > 10_000

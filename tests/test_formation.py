@@ -303,10 +303,10 @@ def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     assert row["copying_gain"] == pytest.approx(row["loss_first_copy"] - row["loss_later_copies"])
     icl = il.in_context_learning(model, n_windows=3)
     assert row["icl_score"] == pytest.approx(icl.score, abs=1e-6)
-    assert (row["icl_score_low"], row["icl_score_high"]) == pytest.approx((icl.low, icl.high), abs=1e-6)
+    assert (row["icl_score_low"], row["icl_score_high"]) == pytest.approx((icl.low, icl.high), abs=1e-6, nan_ok=True)
     lows, highs = mean_interval(samples["prefix_matching"].numerator.reshape(4, -1))
-    assert own["prefix_matching_low"].tolist() == pytest.approx(lows.tolist())
-    assert own["prefix_matching_high"].tolist() == pytest.approx(highs.tolist())
+    assert own["prefix_matching_low"].tolist() == pytest.approx(lows.tolist(), nan_ok=True)
+    assert own["prefix_matching_high"].tolist() == pytest.approx(highs.tolist(), nan_ok=True)
     top = own["prefix_matching"].to_numpy().argmax()
     assert (row["prefix_matching_low"], row["prefix_matching_high"]) == pytest.approx((lows[top], highs[top]))
     assert row["loss"] == pytest.approx(icl.losses.mean(), abs=1e-6)
@@ -474,7 +474,9 @@ def test_changes_are_found_on_even_and_on_log_spaced_steps():
         late = np.array(steps) > 400
         jump = np.where(late, 0.8, 0.05) + 0.005 * np.sin(np.arange(len(steps)))
         curves = {"prefix_matching": jump, "icl_score": -2 * jump, "copying_gain": 0.0}
-        return pd.DataFrame({"step": steps, "loss": 4.0, "prefix_matching_head": "L1H2", **curves})
+        return pd.DataFrame(
+            {"step": steps, "loss": 4.0, "prefix_matching_head": "L1H2", "induction_heads": "L1H2", **curves}
+        )
 
     even = changes_of(table(range(0, 1001, 25)))
     log = changes_of(table([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000, 8000]))
@@ -486,15 +488,14 @@ def test_changes_are_found_on_even_and_on_log_spaced_steps():
     assert words[0].startswith(
         "prefix matching of the best head: 0.05 at first, 0.80 at the end; changes from step 400"
     )
-    assert words[-2] == "An induction head formed: L1H2, at 0.80."
-    weak = table(range(0, 1001, 25))
-    weak["prefix_matching"] /= 4
-    assert "No induction head formed in an abrupt change: that takes a break, and 0.4 or more at the end." in in_words(
-        weak
-    )
+    assert words[-2] == "Induction head at step 1000, by a scan: L1H2; formed in the change from step 400 to 425."
+    unnamed = table(range(0, 1001, 25)).assign(induction_heads="none")
+    assert in_words(unnamed)[-2].startswith("No induction head at step 1000, by a scan; the head that matches")
+    unscanned = table(range(0, 1001, 25)).assign(induction_heads="")
+    assert in_words(unscanned)[-2].startswith("No scan was made at step 1000")
     slow = table(range(0, 1001, 25))
     slow["prefix_matching"] = slow["step"] / 1000
-    assert "No induction head formed" in in_words(slow)[3]
+    assert "formed in the change" not in in_words(slow)[3]
     assert words[-1] == (
         "In-context learning changes 0 steps after prefix matching (middle to middle); their windows overlap by 100%."
     )
