@@ -123,9 +123,9 @@ TABLES: dict[str, dict[str, Column]] = {
 
 #: Kind of table -> how its 95% intervals are made, where that is not as in a scan.
 INTERVALS = {
-    "icl": "Student's t over windows; empty below 5",
-    "orders": "Student's t over sequences; empty below 5",
-    "repeats": "Student's t over sequences; empty below 5",
+    "icl": "Student's t over windows, empty below 5",
+    "orders": "Student's t over sequences, empty below 5",
+    "repeats": "Student's t over sequences, empty below 5",
     "changes": "Student's t over seeds",
     "compare": "of the difference of two independent means",
 }

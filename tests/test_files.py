@@ -191,7 +191,7 @@ def test_the_profile_is_in_memory_only(scores, tmp_path):
 def test_scores_are_compared_as_objects_and_unknown_kinds_refused(scores, tmp_path):
     assert scores == scores
     assert len({scores, il.HeadScores(scores.table)}) == 2
-    with pytest.raises(InputError, match="There is no kind 'inductoin' of head; the kinds are .*induction, anti"):
+    with pytest.raises(InputError, match=r"There is no kind 'inductoin' of head; the kinds are .*induction, anti"):
         scores.heads("inductoin")
     scores.save(tmp_path / "scores.csv")
     with pytest.raises(InputError, match="keeps no per-sequence values"):

@@ -279,6 +279,7 @@ def test_every_snapshot_has_its_row_and_its_heads(measured):
 def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     from inductionlens.composition import measure_k_term
     from inductionlens.intervals import mean_interval
+    from inductionlens.studies.formation_stimuli import best_head
     from inductionlens.measure import measure_attention, measure_induction_logit
     from inductionlens.probes import repeated_tokens, token_pool
     from inductionlens.scores.attention import TARGETS
@@ -307,8 +308,8 @@ def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     lows, highs = mean_interval(samples["prefix_matching"].numerator.reshape(4, -1))
     assert own["prefix_matching_low"].tolist() == pytest.approx(lows.tolist(), nan_ok=True)
     assert own["prefix_matching_high"].tolist() == pytest.approx(highs.tolist(), nan_ok=True)
-    top = own["prefix_matching"].to_numpy().argmax()
-    assert (row["prefix_matching_low"], row["prefix_matching_high"]) == pytest.approx((lows[top], highs[top]))
+    best = best_head(samples["prefix_matching"].numerator)
+    assert (row["prefix_matching_head"], row["prefix_matching"]) == (best["head"], pytest.approx(best["value"]))
     assert row["loss"] == pytest.approx(icl.losses.mean(), abs=1e-6)
     assert measured.provenance["measured"]["icl"] == [icl.late, icl.early]
     at = measured.losses[measured.losses["step"] == 4]

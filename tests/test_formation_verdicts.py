@@ -11,10 +11,6 @@ from inductionlens.studies.formation import formation
 from inductionlens.studies.formation_stimuli import best_head
 
 
-# Attention that is the same in every sequence has no spread.
-pytestmark = pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")
-
-
 def planted_run(kind):
     """Eight idle snapshots, then eight of a kind."""
     models = {name: il.planted(name) for name in {"idle", kind}}

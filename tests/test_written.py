@@ -72,7 +72,7 @@ def desk(tmp_path_factory):
             assert (code, err) == (1 if words.startswith("validate") else 0, ""), words
         reproduce("reproduced", PRESET, workers=1)
     (folder / "run" / "training.csv").rename(folder / "train.csv")
-    for name in ("arguments", "runs"):
+    for name in ("arguments", "runs", "curves"):
         (folder / "reproduced" / f"{name}.csv").rename(folder / f"reproduce.{name}.csv")
     return folder
 
@@ -192,7 +192,7 @@ def test_records_hold_names_and_bytes_of_what_was_read(desk, kind, files):
 def test_records_name_the_kind_of_interval(desk):
     for kind in ("orders", "repeats", "changes", "compare"):
         assert record_of(desk / f"{kind}.csv")["intervals"] == INTERVALS[kind]
-    assert INTERVALS["orders"].endswith("over sequences")
+    assert INTERVALS["orders"].endswith("over sequences, empty below 5")
     assert INTERVALS["changes"].endswith("over seeds")
     assert "intervals" not in record_of(desk / "trigrams.csv")
 
@@ -293,7 +293,7 @@ def test_interval_ends_say_over_what():
     assert (
         explain_in("changes", "start_low").meaning == "lower end of the 95% interval of start: Student's t over seeds"
     )
-    assert explain_in("orders", "loss_high").meaning.endswith("of loss: Student's t over sequences")
+    assert explain_in("orders", "loss_high").meaning.endswith("of loss: Student's t over sequences, empty below 5")
     assert explain_in("scan", "copying_low").meaning.startswith("lower end of the 95%")
     assert explain_in("changes", "size_low") is None
     assert explain_in("compare", "low").meaning.startswith("lower end of the 95% interval of the difference")
