@@ -113,7 +113,8 @@ def test_intervals_over_seeds_are_students():
     steps = np.array([140 - 350, 155 - 355, 200 - 360])
     half = 4.302653 * steps.std(ddof=1) / 3**0.5
     assert (earlier["low"], earlier["high"]) == pytest.approx(
-        (steps.mean() - half - 20, steps.mean() + half + 20), abs=1e-3  # snapshots are 20 steps apart
+        (steps.mean() - half - 20, steps.mean() + half + 20),
+        abs=1e-3,  # snapshots are 20 steps apart
     )
 
 
