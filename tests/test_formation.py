@@ -279,10 +279,10 @@ def test_every_snapshot_has_its_row_and_its_heads(measured):
 def test_numbers_are_those_of_the_other_studies(run_folder, measured):
     from inductionlens.composition import measure_k_term
     from inductionlens.intervals import mean_interval
-    from inductionlens.studies.formation_stimuli import best_head
     from inductionlens.measure import measure_attention, measure_induction_logit
     from inductionlens.probes import repeated_tokens, token_pool
     from inductionlens.scores.attention import TARGETS
+    from inductionlens.studies.formation_stimuli import best_head
 
     model = il.load_model(run_folder / "step-0000004")
     own = measured.heads[measured.heads["step"] == 4]
