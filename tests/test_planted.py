@@ -4,9 +4,11 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 
 import inductionlens as il
 from inductionlens import Head
+from inductionlens.models.named_weights import named_weights
 from inductionlens.models.planted import PLANTED
 
 V, LOGIT = 64, 10.0
@@ -167,3 +169,22 @@ def test_other_sizes_keep_the_answers():
     scores = il.scan(il.planted(d_vocab=80, n_ctx=110))
     assert scores["1.2"]["prefix_matching"] == pytest.approx(1)
     assert scores["1.2"]["induction_logit"] == pytest.approx(LOGIT * (1 - 1 / 80), abs=1e-5)
+
+
+def test_a_head_that_matches_and_writes_noise_is_matching_and_not_induction():
+    """Its effect on the right logit has a sign too; only an interval clear of 0 makes a kind of it."""
+    kinds = []
+    for seed in range(4):
+        model = il.planted()
+        output = named_weights(model)["blocks.1.attn.W_O"][2]
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)) * 0.01
+        with torch.no_grad():
+            output.copy_(noise)
+        row = il.scan(model, sequences=5, text="random")["1.2"]
+        assert row["prefix_matching"] == pytest.approx(1)
+        clear = row["induction_logit_low"] > 0 or row["induction_logit_high"] < 0
+        kinds.append(row["kind"])
+        if not clear:
+            assert row["kind"] == "matching"
+            assert row["why"].endswith("its effect on the right logit is not clear of 0")
+    assert "matching" in kinds
