@@ -13,6 +13,7 @@ from inductionlens.models.activations import Attention, Final, logits_at, run_re
 from inductionlens.models.batches import for_batches
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.weights import output_weights, unembedding_columns
+from inductionlens.models.writing import writing_of
 from inductionlens.probes import Probe
 from inductionlens.scores import attention, circuits, logits, losses
 
@@ -157,6 +158,7 @@ def measure_copying(
     """Copying of each head under each normalization, per sequence, on unrepeated tokens."""
     kinds = [name for name in normalizations if not (name == "bansal" and source == "head_output")]
     above, below = (_Store(model, kinds, len(probe.tokens)) for _ in range(2))
+    writing_of(model)  # runs the model, if that was not done yet; inside another run it cannot
 
     def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
         columns = unembedding_columns(model, rows)
@@ -183,9 +185,11 @@ def measure_induction_logit(
     """The direct effect of each head, through the token after the copy, on the right next token's logit.
 
     On ``[BOS, r, r]``: for destinations in the second repeat that have a next token, attention to the source times the
-    source's effect on that token's logit, divided by the final norm's scale in the same run. McDougall et al. 2023.
+    source's effect on that token's logit, divided by the final norm's scale in the same run, and by that of the norm
+    that follows the heads where one does (Gemma 2 and 3). McDougall et al. 2023.
     """
     store = _Store(model, ["logit"], len(probe.tokens))
+    norm_follows = any(layer.gain is not None for layer in writing_of(model))
 
     def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
         rows = rows.to(_device(model))
@@ -200,9 +204,11 @@ def measure_induction_logit(
             values = layer.values[batch, key]
             effects.append(logits.logit_effect(attended, values, output_weights(model, layer.layer), columns))
 
-        final = run_reduced(model, rows, reduce_layer, values=True)
+        final = run_reduced(model, rows, reduce_layer, values=True, written_scales=norm_follows)
         scale = final.scale.gather(1, query)[:, None]
         for layer, effect in enumerate(effects):
+            if final.written_scale is not None:
+                effect = effect / final.written_scale[layer].to(scale.device).gather(1, query)[:, None]
             store.put("logit", layer, part, (effect / scale).mean(-1))
 
     for_batches(probe.tokens, work, batch_size, progress)

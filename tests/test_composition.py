@@ -22,6 +22,7 @@ from inductionlens.measure import measure_weights
 from inductionlens.models.circuits import Obstacle, ov_circuit, ov_obstacle, qk_circuit, qk_obstacle
 from inductionlens.models.named_weights import named_weights, portable_weights
 from inductionlens.models.processing import processed
+from inductionlens.models.writing import Writing
 from inductionlens.scores.circuits import composition, random_composition, small_left
 
 
@@ -235,7 +236,8 @@ def test_the_obstacle_is_named_and_its_words_decide_nothing(monkeypatch):
     with refused(r"queries and keys are normed before they are compared\."):
         qk_circuit(model, 0, 2)
     assert ov_obstacle(model) is None
-    monkeypatch.setattr(model.cfg, "use_normalization_before_and_after", True, raising=False)
+    writing = (Writing(gain=torch.ones(model.cfg.d_model)),) * model.cfg.n_layers
+    monkeypatch.setattr(model, "inductionlens_writing", writing, raising=False)
     assert ov_obstacle(model) is Obstacle.NORM_AFTER
 
 
@@ -288,11 +290,15 @@ def test_grouped_heads_use_the_keys_and_values_of_their_own_group(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "said"),
-    [("use_qk_norm", "queries and keys are normed"), ("use_normalization_before_and_after", "a norm follows each")],
+    [("use_qk_norm", "queries and keys are normed"), ("norm after", "a norm follows each"), ("else", "is not known")],
 )
 def test_norms_that_cannot_be_folded_are_refused_with_the_reason(toy, monkeypatch, field, said):
     model, _ = toy
-    monkeypatch.setattr(model.cfg, field, True, raising=False)
+    if field == "use_qk_norm":
+        monkeypatch.setattr(model.cfg, field, True, raising=False)
+    else:
+        writing = Writing(gain=torch.ones(model.cfg.d_model)) if field == "norm after" else Writing(known=False)
+        monkeypatch.setattr(model, "inductionlens_writing", (writing,) * model.cfg.n_layers, raising=False)
     with refused(said):
         (qk_circuit if field == "use_qk_norm" else ov_circuit)(model, 0)
     raw = measure_composition(model).raw

@@ -15,7 +15,7 @@ from inductionlens.models.activations import logits_at, run_reduced
 from inductionlens.models.lens import has_hooked_transformer, model_class
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.origin import origin_of
-from inductionlens.models.processing import is_processed, processing_of
+from inductionlens.models.processing import processing_of, unprocessed
 from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
 
 
@@ -48,7 +48,7 @@ def test_a_gpt2_folder_computes_what_hugging_face_computes(gpt2_folder):
 
 def test_every_source_is_processed_one_way(gpt2_folder, random_toy, planted):
     for model in (il.load_model(gpt2_folder), random_toy, planted):
-        assert is_processed(model)
+        assert unprocessed(model) is None
         assert processing_of(model).startswith("no norms" if model is planted else "norms folded, writing weights")
         assert float(model.W_U.mean(-1).abs().max()) < 1e-5
         assert not model.training
@@ -107,8 +107,8 @@ def test_a_model_object_is_used_as_it_is_or_processed_in_a_copy(toy_config):
     before = copy.deepcopy(raw.state_dict())
     ready = il.load_model(raw)
     assert ready is not raw
-    assert is_processed(ready)
-    assert not is_processed(raw)
+    assert unprocessed(ready) is None
+    assert unprocessed(raw)
     assert all(torch.equal(raw.state_dict()[name], weight) for name, weight in before.items())
     assert il.load_model(ready) is ready
     tokens = torch.arange(20)[None]
@@ -279,7 +279,7 @@ def test_value_biases_are_folded_whoever_made_the_object(gpt2_folder):
             block.attn.b_O.sub_(0.3 * block.attn.W_O.sum((0, 1)))
     tokens = torch.arange(20)[None]
     assert torch.allclose(model(tokens), unfolded(tokens), atol=1e-4)
-    assert not is_processed(unfolded)
+    assert unprocessed(unfolded)
     if not has_hooked_transformer():
         with refused("processed in part already"):  # a TransformerBridge is processed once
             il.scan(unfolded)
@@ -603,7 +603,7 @@ def test_a_folder_of_temporary_files_named_after_a_family_does_no_harm(gpt2_fold
 
 def test_other_objects_devices_and_types_are_refused():
     stranger = SimpleNamespace(cfg=None, run_with_hooks=print, parameters=print)
-    with refused(r"A model is a hub name, a folder or a HookedTransformer; got types.SimpleNamespace"):
+    with refused(r"A model is a hub name, a folder or a TransformerLens model; got types.SimpleNamespace"):
         il.load_model(stranger)
     with refused("The device 'gpu9' cannot be used here"):
         il.load_model("planted", device="gpu9")

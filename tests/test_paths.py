@@ -10,6 +10,7 @@ from inductionlens import Head, InputError
 from inductionlens.effects import Stimulus
 from inductionlens.models.named_weights import named_weights, portable_weights
 from inductionlens.models.processing import processed
+from inductionlens.models.writing import Writing
 from inductionlens.orders import measure_orders
 from inductionlens.paths import measure_paths
 from inductionlens.probes import Probe, repeated_tokens
@@ -281,7 +282,8 @@ def test_probes_and_models_that_cannot_be_used_are_refused(toy, probe, monkeypat
     model, _ = toy
     with refused(r"blocks repeated once \(repeats 2\); got 4"):
         measure_paths(model, Probe(probe.tokens, 0, 2, 4, 0), HEADS, [Head(2, 0)])
-    monkeypatch.setattr(model.cfg, "use_normalization_before_and_after", True, raising=False)
+    writing = (Writing(gain=torch.ones(model.cfg.d_model)),) * model.cfg.n_layers
+    monkeypatch.setattr(model, "inductionlens_writing", writing, raising=False)
     with refused("No head's output can be taken out of another's input here: a norm follows"):
         measure_paths(model, probe, HEADS, [Head(2, 0)])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, run_reduced
+from inductionlens.models.activations import Attention, as_for_inference, run_reduced
 
 OUTPUTS = ("zero", "mean")
 Hook = Callable[..., Tensor]
@@ -222,6 +222,6 @@ def check_edits(model: Model, *, patterns: bool) -> None:
 
 def _run_hooked(model: Model, tokens: Tensor, hooks: list[tuple[str, Hook]]) -> None:
     device = next(model.parameters()).device
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), as_for_inference(model), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a bridge's own word about dropped edits; ours is an error
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks)

@@ -33,6 +33,8 @@ class Final(NamedTuple):
     """The last residual stream after the final norm; the norm's gain is folded into W_U."""
     scale: Float[Tensor, "batch pos"]
     """The final norm's scale at each position, ones where there is no norm."""
+    written_scale: list[Float[Tensor, "batch pos"]] | None = None
+    """By layer, the scale of the norm that follows its heads, on the CPU; None where no norm does, or unless asked for."""
 
 
 def run_reduced(
@@ -42,12 +44,16 @@ def run_reduced(
     *,
     values: bool = False,
     mixed: bool = False,
+    written_scales: bool = False,
 ) -> Final:
     """Run the model once without its unembedding, and hand each layer's attention to ``reduce`` as it is made.
 
     Nothing of a layer is kept after ``reduce`` returns, so memory stays at one layer's pattern however deep the model.
+    The model runs as it would for inference. A row longer than any that was compared with the model as it was given is
+    compared first.
     """
     cfg = model.cfg
+    check_length(model, tokens.shape[1])
     held: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -80,20 +86,47 @@ def run_reduced(
     hooks: list[tuple[str, Callable[..., None]]] = []
     for layer in range(cfg.n_layers):
         hooks += [(f"blocks.{layer}.attn.hook_{name}", gather(layer, name)) for name in sorted(wanted)]
-    normed = cfg.normalization_type is not None
+    normed = has_final_norm(model)
     hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
     if normed:
         hooks.append(("ln_final.hook_scale", keep("scale")))
+    norms = [f"blocks.{layer}.ln1_post.hook_scale" for layer in range(cfg.n_layers)] if written_scales else []
+    hooks += [(name, keep(name)) for name in norms]
     if is_bridge(model):
         # A bridge keeps every layer's pattern until its next run, and unembeds whatever the caller asks for.
         hooks += [(f"blocks.{layer}.hook_attn_out", _drop_kept_pattern(model, layer)) for layer in range(cfg.n_layers)]
         if not hasattr(model.original_model, "config"):
             hooks.append(("ln_final.hook_out", only_last_position))
     device = next(model.parameters()).device
-    with torch.no_grad(), nothing_is_padding(model):
+    with torch.no_grad(), as_for_inference(model):
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **no_unembedding(model))
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
-    return Final(held["last"], scale.float())
+    return Final(held["last"], scale.float(), [held[name][..., 0].float().cpu() for name in norms] or None)
+
+
+def has_final_norm(model: Model) -> bool:
+    """Whether a norm stands between the last layer and the unembedding. A bridge's config does not say."""
+    norm = getattr(model, "ln_final", None)
+    return model.cfg.normalization_type is not None and hasattr(norm, "hook_normalized")
+
+
+def check_length(model: Model, length: int) -> None:
+    """Compare the model with the one that was given on rows of ``length`` tokens, unless that was done already.
+
+    Raises:
+        InputError: the two differ.
+    """
+    compared = getattr(model, "inductionlens_compared", None)
+    if compared is not None and length > compared.length:
+        compared.again(length)
+        model.inductionlens_compared = compared._replace(length=length)
+
+
+class Compared(NamedTuple):
+    """On how long a row a model was compared with the one that was given, and how it is done on a longer one."""
+
+    length: int
+    again: Callable[[int], None]
 
 
 def no_unembedding(model: Model) -> dict[str, Any]:
@@ -123,17 +156,28 @@ def _softmaxed(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "
 
 
 @contextlib.contextmanager
-def nothing_is_padding(model: Model) -> Iterator[None]:
-    """Keep TransformerLens from masking BOS out as padding, as it does where a tokenizer pads on the left."""
+def as_for_inference(model: Model) -> Iterator[None]:
+    """Run a model without dropout, and keep TransformerLens from masking BOS out as padding, as it does where a
+    tokenizer pads on the left. Afterwards both are what they were."""
     tokenizer = getattr(model, "tokenizer", None)
     side = getattr(tokenizer, "padding_side", None)
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     if side == "left":
         tokenizer.padding_side = "right"
     try:
         yield
     finally:
+        for module in training:
+            module.training = True
         if side == "left":
             tokenizer.padding_side = side
+
+
+def logit_multiplier(model: Model) -> float:
+    """What a model multiplies its unembedding's output by (Granite divides by ``logits_scaling``); 1 in most models."""
+    return getattr(model, "inductionlens_logit_multiplier", 1.0)
 
 
 def logits_at(
@@ -145,5 +189,7 @@ def logits_at(
         # HookedTransformer's own unembedding copies W_U on every call: a third of what the product itself costs.
         weights, bias = model.unembed.W_U, model.unembed.b_U
         logits = torch.nn.functional.linear(picked.to(weights.dtype), weights.T, bias.to(weights.dtype)).float()
+        if logit_multiplier(model) != 1.0:
+            logits = logits * logit_multiplier(model)
         cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
         return cap * torch.tanh(logits / cap) if cap > 0 else logits

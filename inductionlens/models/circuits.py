@@ -10,8 +10,10 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.activations import nothing_is_padding
+from inductionlens.models.activations import as_for_inference
 from inductionlens.models.lens import lens
+from inductionlens.models.weights import output_weights
+from inductionlens.models.writing import writing_of
 
 if TYPE_CHECKING:
     from transformer_lens import FactoredMatrix
@@ -21,6 +23,7 @@ class Obstacle(StrEnum):
     """Why a model has no circuit of one matrix: which it is, and the words for it."""
 
     NORM_AFTER = "a norm follows each attention layer, so what a head writes depends on what the others write"
+    UNKNOWN = "what a layer does with its heads' outputs before it adds them is not known for this class"
     SMEARED = "keys are smeared over two positions"
     NORMED = "queries and keys are normed before they are compared"
     ROTARY = "positions are rotary, so that queries and keys are compared in another way at every distance"
@@ -28,7 +31,10 @@ class Obstacle(StrEnum):
 
 def ov_obstacle(model: Model) -> Obstacle | None:
     """Why what a head writes is no fixed linear map of what it reads, or None if it is one."""
-    return Obstacle.NORM_AFTER if getattr(model.cfg, "use_normalization_before_and_after", False) else None
+    writing = writing_of(model)
+    if any(layer.gain is not None for layer in writing):
+        return Obstacle.NORM_AFTER
+    return None if all(layer.known for layer in writing) else Obstacle.UNKNOWN
 
 
 def qk_obstacle(model: Model, distance: int | None = None) -> Obstacle | None:
@@ -40,7 +46,10 @@ def qk_obstacle(model: Model, distance: int | None = None) -> Obstacle | None:
 
     if is_smeared(model):
         return Obstacle.SMEARED
-    if getattr(model.cfg, "use_qk_norm", False):
+    # The config of a bridge may deny it: its modules are asked too (Qwen 3, OLMo 2, Gemma 3).
+    if getattr(model.cfg, "use_qk_norm", False) or any(
+        getattr(block.attn, "q_norm", None) is not None for block in model.blocks
+    ):
         return Obstacle.NORMED
     rotary = model.cfg.positional_embedding_type == "rotary"
     return Obstacle.ROTARY if rotary and distance is None else None
@@ -56,7 +65,7 @@ def ov_circuit(model: Model, layer: int) -> "FactoredMatrix":
         InputError: the model has no such map; the message says why.
     """
     _refuse(ov_obstacle(model), "OV circuits")
-    w_v, w_o = (_weights(model, layer, name) for name in ("W_V", "W_O"))
+    w_v, w_o = _weights(model, layer, "W_V"), output_weights(model, layer).float()
     return lens().FactoredMatrix(w_v, w_o)
 
 
@@ -145,7 +154,7 @@ def _products(model: Model, layer: int, distance: int, keys: range) -> Float[Ten
         (block + "pattern", lambda pattern, hook: kept.append(pattern.double())),
     ]
     tokens = torch.zeros(rows, length, dtype=torch.long, device=next(model.parameters()).device)
-    with torch.no_grad(), nothing_is_padding(model):
+    with torch.no_grad(), as_for_inference(model):
         model.run_with_hooks(tokens, return_type=None, fwd_hooks=hooks)
     at = torch.arange(len(keys)) + 1
     logs = (kept[0][:, :, at + distance, at] / kept[0][:, :, at + distance, 0]).log()

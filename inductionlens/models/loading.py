@@ -7,7 +7,7 @@ import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.origin import Origin, origin_of
+from inductionlens.models.writing import writing_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -24,10 +24,12 @@ def load_model(
 
     ``source`` is a folder (saved by ``save_pretrained`` or by `save_toy`; no network is used), ``"planted"`` or
     ``"planted-KIND"``, a hub name that TransformerLens knows (``"gpt2"``, with a ``revision`` or a training
-    ``checkpoint``), or a HookedTransformer you already have. A model object that is not processed yet is copied, never
-    changed. ``device`` is ``"cpu"``, ``"cuda"`` ...; by default CUDA where there is one. ``dtype`` is ``"float32"``
-    (default), ``"bfloat16"`` or ``"float16"``: weights are processed in float32 and rounded afterwards, and attention
-    is scored from a float32 softmax of the rounded model's scores.
+    ``checkpoint``), or a TransformerLens model you already have. A model object that is not processed yet is copied,
+    never changed; it is scored as it would run for inference. What is scored is compared with what was given, folders
+    with Hugging Face, attention and log-probabilities, and refused if it differs. ``device`` is ``"cpu"``, ``"cuda"``
+    ...; by default CUDA where there is one. ``dtype`` is ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``:
+    weights are processed in float32 and rounded afterwards, and attention is scored from a float32 softmax of the
+    rounded model's scores.
 
     Raises:
         InputError: the source cannot be found, read or scored; the message says why and what to do.
@@ -37,7 +39,17 @@ def load_model(
     if not isinstance(source, (str, Path)):
         if (revision, checkpoint, device, dtype) != (None, None, None, None):
             raise InputError("A model object is taken as it is; revision, checkpoint, device and dtype do not apply.")
-        return _from_object(source)
+        ready = _from_object(source)
+        writing_of(ready)
+        return ready
+    model = _from_name(source, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
+    writing_of(model)
+    return model
+
+
+def _from_name(
+    source: str | Path, *, revision: str | None, checkpoint: int | None, device: str | None, dtype: str | None
+) -> Model:
     device, dtype, named = _device(device), dtype or "float32", str(source)
     try:
         folder = Path(source).expanduser()
@@ -108,14 +120,10 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 def _from_object(model: Model) -> Model:
     from inductionlens.models.lens import model_class
-    from inductionlens.models.processing import check_weights, processed
+    from inductionlens.models.objects import check_object, ready_object
 
     if not isinstance(model, model_class()):
         kind = f"{type(model).__module__}.{type(model).__name__}"
-        raise InputError(f"A model is a hub name, a folder or a HookedTransformer; got {kind}.")
-    origin: Origin = origin_of(model)
-    check_weights(model, origin.name)
-    ready = processed(model)
-    if ready is not model:
-        ready.inductionlens_origin = origin
-    return ready
+        raise InputError(f"A model is a hub name, a folder or a TransformerLens model; got {kind}.")
+    check_object(model)
+    return ready_object(model)

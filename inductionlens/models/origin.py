@@ -1,6 +1,8 @@
 """Where a model came from: what tables record about it."""
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 from inductionlens.models import Model
 
@@ -31,5 +33,14 @@ def origin_of(model: Model) -> Origin:
     return Origin(
         name=name if name not in (None, "custom") else type(model).__name__,
         kind="object",
-        bos=tokenizer.bos_token_id if tokenizer is not None else None,
+        bos=_own_bos(tokenizer) if tokenizer is not None else None,
     )
+
+
+def _own_bos(tokenizer: Any) -> int | None:
+    """The BOS id that a tokenizer names itself: TransformerLens puts EOS in the place of a BOS that is not there."""
+    if tokenizer.bos_token != tokenizer.eos_token:
+        return tokenizer.bos_token_id
+    parameter = inspect.signature(type(tokenizer).__init__).parameters.get("bos_token")
+    named = tokenizer.init_kwargs.get("bos_token", parameter.default if parameter is not None else None)
+    return tokenizer.bos_token_id if named is not None else None

@@ -1,13 +1,16 @@
 """One way to process weights on entry."""
 
 import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.activations import logit_multiplier
 from inductionlens.models.lens import is_bridge, quiet
+from inductionlens.models.writing import writing_of
 
 
 def process(model: Model, state: dict[str, torch.Tensor] | None = None) -> Model:
@@ -26,7 +29,15 @@ def process(model: Model, state: dict[str, torch.Tensor] | None = None) -> Model
         else:
             steps = _steps(model.cfg)
             model.load_and_process_state_dict(model.state_dict() if state is None else state, **steps)
-    return centre_unembedding(model).eval().requires_grad_(False)
+    _fold_final_norm(model)
+    centre_unembedding(model).eval().requires_grad_(False)
+    left = unprocessed(model)
+    if left is not None:
+        raise InputError(
+            f"TransformerLens does not process this model to the end: {left}, so its logit effects and circuits would "
+            "be wrong."
+        )
+    return model
 
 
 def _process_bridge(model: Model) -> None:
@@ -37,6 +48,23 @@ def _process_bridge(model: Model) -> None:
         raise InputError(
             f"The norms of this model cannot be folded, so its logit effects would be wrong: {reason}."
         ) from error
+
+
+def _fold_final_norm(model: Model) -> None:
+    """Fold the final norm's gain and bias into W_U and b_U, where TransformerLens left that undone (OLMo 2 and 3, whose
+    other norms follow attention and MLPs and cannot be folded at all)."""
+    norm = getattr(model, "ln_final", None)
+    gain = getattr(norm, "w", None)
+    weights, identity = model.unembed.W_U, _identity(model, norm) if is_bridge(model) else 1.0
+    if gain is None or bool((gain == identity).all()) or weights.data_ptr() == model.W_E.data_ptr():
+        return
+    bias = getattr(norm, "b", None)
+    with torch.no_grad():
+        if bias is not None:
+            model.unembed.b_U.add_(bias @ weights)
+            bias.zero_()
+        weights.mul_((gain + 1.0 - identity)[:, None])
+        gain.fill_(identity)
 
 
 def _check_foldable(cfg: Any) -> None:
@@ -84,7 +112,16 @@ def processing_of(model: Model) -> str:
     known = {None: "no norms", "LN": "norms folded, writing weights centred"}
     norms = known.get(_norm(model), "norms folded")
     unembed = "W_U not centred (its logits have a soft cap)" if _capped(model) else "W_U centred"
-    return f"{norms}, {unembed}, value biases folded"
+    writing = writing_of(model)
+    told = [norms, unembed, "value biases folded"]
+    factors = sorted({layer.multiplier for layer in writing} - {1.0})
+    if factors:
+        told.append(f"heads' outputs multiplied by {', '.join(f'{factor:g}' for factor in factors)}")
+    if any(layer.gain is not None for layer in writing):
+        told.append("heads' outputs normed once more by their layer, with that norm's gain in W_O and its scale in the logit effect")
+    if logit_multiplier(model) != 1.0:
+        told.append(f"logits multiplied by {logit_multiplier(model):g}")
+    return ", ".join(told)
 
 
 def _norm(model: Model) -> str | None:
@@ -93,26 +130,44 @@ def _norm(model: Model) -> str | None:
     return kind.removesuffix("Pre") if kind else None
 
 
-def is_processed(model: Model) -> bool:
-    """Whether norms and value biases are folded and W_U is centred, as far as they can be."""
+def unprocessed(model: Model) -> str | None:
+    """What of norms, value biases and W_U is not folded or centred yet, in words; None where all is, as far as it can be.
+    """
     weights = model.W_U.detach().float()
     centred = bool(weights.mean(-1).abs().max() <= 1e-3 * weights.abs().max().clamp_min(1e-30))
-    value_biases = (block.attn.b_V for block in model.blocks)
-    no_value_bias = not any(bias is not None and bool(bias.detach().any()) for bias in value_biases)
-    folded = _bridge_folded(model) if is_bridge(model) else model.cfg.normalization_type in (None, "LNPre", "RMSPre")
-    return folded and no_value_bias and (centred or _capped(model))
+    value_biases = (getattr(block.attn, "b_V", None) for block in model.blocks)
+    if is_bridge(model):
+        norms = _bridge_unfolded(model)
+    else:
+        norms = None if model.cfg.normalization_type in (None, "LNPre", "RMSPre") else "norms are not folded"
+    if norms is not None:
+        return norms
+    if any(bias is not None and bool(bias.detach().any()) for bias in value_biases):
+        return "value biases are not folded into b_O"
+    return None if centred or _capped(model) else "W_U is not centred"
 
 
-def _bridge_folded(model: Model) -> bool:
-    """Whether a bridge's norms do nothing but norm: its config does not say, so the weights must."""
+def _bridge_unfolded(model: Model) -> str | None:
+    """Which of a bridge's norms do more than norm: its config does not say, so the weights must."""
     if _norm(model) is None:
-        return True
-    identity = 0.0 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 1.0
-    norms = [model.ln_final, *(getattr(block, name, None) for block in model.blocks for name in ("ln1", "ln2"))]
-    gains = [norm.w.detach() for norm in norms if getattr(norm, "w", None) is not None]
+        return None
+    norms = {"ln_final": getattr(model, "ln_final", None)}
+    for layer, block in enumerate(model.blocks):
+        norms |= {f"blocks.{layer}.{name}": getattr(block, name, None) for name in ("ln1", "ln2")}
+    for name, norm in norms.items():
+        gain = getattr(norm, "w", None)
+        if gain is not None and not bool((gain.detach() == _identity(model, norm)).all()):
+            return f"the gain of its norm {name} is not folded into the weights that read it"
     written = model.W_E.detach().float()
-    centred = _norm(model) == "RMS" or float(written.mean(-1).abs().max()) <= 1e-3 * float(written.abs().max())
-    return centred and all(bool((gain == identity).all()) for gain in gains)
+    if _norm(model) != "RMS" and float(written.mean(-1).abs().max()) > 1e-3 * float(written.abs().max()):
+        return "the weights that write are not centred"
+    return None
+
+
+def _identity(model: Model, norm: Any) -> float:
+    """The weight with which a norm only norms: Gemma's and Nemotron's are stored as what they have beyond 1."""
+    offset = getattr(norm, "uses_weight_offset", None)
+    return 0.0 if (getattr(model.cfg, "rmsnorm_uses_offset", False) if offset is None else offset) else 1.0
 
 
 def processed(model: Model) -> Model:
@@ -122,17 +177,39 @@ def processed(model: Model) -> Model:
         InputError: norms that cannot be folded.
     """
     _check_foldable(model.cfg)
-    if is_processed(model):
+    if unprocessed(model) is None:
         return model
-    with quiet():
-        model = copy.deepcopy(model)
-    model = process(model)
-    if not is_processed(model):
+    duplicate = copied(model)
+    try:
+        return process(duplicate)
+    except InputError as error:
+        way_out = "if it was processed in part already, give it as it was loaded"
+        raise InputError(f"{str(error).rstrip('.')}; {way_out}.") from error
+
+
+def copied(model: Model) -> Model:
+    """A copy of a model, one that has run before included: what a run left in it with a gradient is not copied.
+
+    Raises:
+        InputError: something in it cannot be copied.
+    """
+    left = [part for module in model.modules() for part in _tensors(vars(module)) if part.grad_fn is not None]
+    try:
+        with quiet():
+            return copy.deepcopy(model, {id(part): part.detach() for part in left})
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            "This model was processed in part already, and TransformerLens does not do the rest: give it as it was "
-            "loaded, or processed with TransformerLens's defaults."
-        )
-    return model
+            f"This model object cannot be copied, and it has to be processed to be scored ({reason}); save it to a "
+            "folder and give the folder, or give it as load_model returned it."
+        ) from error
+
+
+def _tensors(parts: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """Tensors that hang on a module, alone or in a list, tuple or dictionary."""
+    for part in parts.values():
+        several = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else (part,)
+        yield from (value for value in several if isinstance(value, torch.Tensor))
 
 
 def cast(model: Model, dtype: str, name: str) -> Model:

@@ -10,7 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, no_unembedding, run_reduced
+from inductionlens.models.activations import (
+    Attention,
+    as_for_inference,
+    has_final_norm,
+    no_unembedding,
+    run_reduced,
+)
 
 
 class Recorded(NamedTuple):
@@ -57,7 +63,7 @@ def record(
 
 def _final(model: Model, residual: Tensor) -> Tensor:
     """The final norm with its gain, where there is one, folded or not."""
-    return model.ln_final(residual) if model.cfg.normalization_type is not None else residual
+    return model.ln_final(residual) if has_final_norm(model) else residual
 
 
 def resume(
@@ -68,7 +74,7 @@ def resume(
     ``residual`` may hold the recorded batch several times over, one copy after the other.
     """
     model, copies = run.model, len(residual) // len(run.residuals[0])
-    with model.hooks(fwd_hooks=hooks):
+    with as_for_inference(model), model.hooks(fwd_hooks=hooks):
         for block, (args, kwargs) in zip(list(model.blocks)[layer:], run.calls[layer:], strict=True):
             batch = len(run.residuals[0])
             again = [_repeated(value, batch, copies) for value in args]
@@ -125,7 +131,7 @@ def run_with_gradient(
         stack.callback(model.blocks[-1].register_forward_hook(after).remove)
         every = [("blocks.0.hook_resid_pre", start), *hooks]
         tokens = tokens.to(next(model.parameters()).device)
-        with torch.enable_grad():
+        with torch.enable_grad(), as_for_inference(model):
             model.run_with_hooks(tokens, return_type=None, fwd_hooks=every, **no_unembedding(model))
             return _final(model, last[0])
 

@@ -1,14 +1,13 @@
 """A model of the same shape that has learnt nothing."""
 
-import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.lens import quiet
 from inductionlens.models.named_weights import named_weights, write_weights
+from inductionlens.models.processing import copied
 
 
 def untrained_twin(model: Model, *, seed: int = 0) -> Model:
@@ -18,8 +17,7 @@ def untrained_twin(model: Model, *, seed: int = 0) -> Model:
     so does the alpha of smeared keys, which belongs to the architecture. The copy needs as much memory as the model;
     ``seed`` alone decides the weights, the same in both of TransformerLens's classes.
     """
-    with quiet():
-        twin = copy.deepcopy(model)
+    twin = copied(model)
     write_weights(twin, _drawn(named_weights(twin), model.cfg.d_model, seed))
     return twin
 
