@@ -197,16 +197,17 @@ def measure_induction_logit(
         target[:, -1] = False
         batch, query, key = (index.view(len(rows), -1) for index in target.nonzero(as_tuple=True))
         columns = unembedding_columns(model, rows.gather(1, key), centred=centred)
-        effects: list[Float[Tensor, "batch head query"]] = []
+        effects: dict[int, Float[Tensor, "batch head query"]] = {}
 
         def reduce_layer(layer: Attention) -> None:
             attended = layer.pattern[batch, :, query, key].transpose(1, 2)
             values = layer.values[batch, key]
-            effects.append(logits.logit_effect(attended, values, output_weights(model, layer.layer), columns))
+            w_o = output_weights(model, layer.layer)
+            effects[layer.layer] = logits.logit_effect(attended, values, w_o, columns)
 
         final = run_reduced(model, rows, reduce_layer, values=True, written_scales=norm_follows)
         scale = final.scale.gather(1, query)[:, None]
-        for layer, effect in enumerate(effects):
+        for layer, effect in effects.items():
             if final.written_scale is not None:
                 effect = effect / final.written_scale[layer].to(scale.device).gather(1, query)[:, None]
             store.put("logit", layer, part, (effect / scale).mean(-1))

@@ -12,7 +12,13 @@ from torch import Tensor
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, as_for_inference, run_reduced
+from inductionlens.models.activations import (
+    Attention,
+    as_for_inference,
+    attention_layers,
+    check_all_layers_attend,
+    run_reduced,
+)
 
 OUTPUTS = ("zero", "mean")
 Hook = Callable[..., Tensor]
@@ -39,6 +45,7 @@ def clean_run(model: Model, tokens: Int[Tensor, "batch pos"]) -> CleanRun:
 
     Memory: layers x batch x heads x pos x pos for the patterns. The model may be processed or not; it is not changed.
     """
+    check_all_layers_attend(model, "a clean run")
     patterns: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -104,8 +111,11 @@ def _checked_heads(model: Model, heads: Iterable[Head | str | tuple[int, int]]) 
         heads = [heads]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     chosen = sorted({Head.parse(head) for head in heads})
+    attending = attention_layers(model)
     for head in chosen:
         head.check(n_layers, n_heads)
+        if head.layer not in attending:
+            raise InputError(f"There is no head {head}: layer {head.layer} of the model has no attention heads.")
     if not chosen:
         raise InputError("heads must name at least one head to ablate, such as '5.1'; got none.")
     if len(chosen) == n_layers * n_heads:
@@ -202,7 +212,8 @@ def check_edits(model: Model, *, patterns: bool) -> None:
     def emptied(z: Tensor, hook: object) -> Tensor:
         return torch.zeros_like(z)
 
-    block = f"blocks.{cfg.n_layers - 1}.attn.hook_"
+    layer = attention_layers(model)[-1]
+    block = f"blocks.{layer}.attn.hook_"
     if patterns:
         _run_hooked(model, tokens, [(block + "pattern", forced), (block + "v", keep("v")), (block + "z", keep("z"))])
         v = kept["v"].repeat_interleave(cfg.n_heads // kept["v"].shape[2], dim=2).float()
@@ -211,10 +222,10 @@ def check_edits(model: Model, *, patterns: bool) -> None:
             raise InputError(
                 "This model's class drops edits of attention, so patterns cannot be held; ablate without patterns."
             )
-    last = f"blocks.{cfg.n_layers - 1}.hook_resid_post"
+    last = f"blocks.{layer}.hook_resid_post"
     _run_hooked(model, tokens, [(block + "z", keep("z")), (last, keep("clean"))])
     _run_hooked(model, tokens, [(block + "z", emptied), (last, keep("emptied"))])
-    writes = torch.einsum("bphe,hed->bpd", kept["z"].float(), model.blocks[-1].attn.W_O.detach().float())
+    writes = torch.einsum("bphe,hed->bpd", kept["z"].float(), model.blocks[layer].attn.W_O.detach().float())
     if bool((writes.abs() > 1e-4).any()) and torch.equal(kept["clean"], kept["emptied"]):
         raise InputError("This model's class drops edits of head outputs, so its heads cannot be ablated.")
     model.inductionlens_edits = checked | wanted

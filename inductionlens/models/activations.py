@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.batches import batches  # noqa: F401 (controls and effects take it from here)
 from inductionlens.models.lens import is_bridge
@@ -33,7 +34,7 @@ class Final(NamedTuple):
     """The last residual stream after the final norm; the norm's gain is folded into W_U."""
     scale: Float[Tensor, "batch pos"]
     """The final norm's scale at each position, ones where there is no norm."""
-    written_scale: list[Float[Tensor, "batch pos"]] | None = None
+    written_scale: dict[int, Float[Tensor, "batch pos"]] | None = None
     """By layer, the scale of the norm that follows its heads, on the CPU; None where no norm does, or unless asked for."""
 
 
@@ -84,24 +85,50 @@ def run_reduced(
     attention = "attn_scores" if half else "pattern"
     wanted = {attention} | ({"v"} if values else set()) | ({"z"} if mixed else set())
     hooks: list[tuple[str, Callable[..., None]]] = []
-    for layer in range(cfg.n_layers):
+    layers = attention_layers(model)
+    for layer in layers:
         hooks += [(f"blocks.{layer}.attn.hook_{name}", gather(layer, name)) for name in sorted(wanted)]
     normed = has_final_norm(model)
     hooks.append(("ln_final.hook_normalized" if normed else f"blocks.{cfg.n_layers - 1}.hook_resid_post", keep("last")))
     if normed:
         hooks.append(("ln_final.hook_scale", keep("scale")))
-    norms = [f"blocks.{layer}.ln1_post.hook_scale" for layer in range(cfg.n_layers)] if written_scales else []
-    hooks += [(name, keep(name)) for name in norms]
+    norms = {layer: f"blocks.{layer}.ln1_post.hook_scale" for layer in layers} if written_scales else {}
+    hooks += [(name, keep(name)) for name in norms.values()]
     if is_bridge(model):
         # A bridge keeps every layer's pattern until its next run, and unembeds whatever the caller asks for.
-        hooks += [(f"blocks.{layer}.hook_attn_out", _drop_kept_pattern(model, layer)) for layer in range(cfg.n_layers)]
+        hooks += [(f"blocks.{layer}.hook_attn_out", _drop_kept_pattern(model, layer)) for layer in layers]
         if not hasattr(model.original_model, "config"):
             hooks.append(("ln_final.hook_out", only_last_position))
     device = next(model.parameters()).device
     with torch.no_grad(), as_for_inference(model):
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **no_unembedding(model))
     scale = held["scale"][..., 0] if normed else torch.ones(tokens.shape, device=held["last"].device)
-    return Final(held["last"], scale.float(), [held[name][..., 0].float().cpu() for name in norms] or None)
+    written = {layer: held[name][..., 0].float().cpu() for layer, name in norms.items()}
+    return Final(held["last"], scale.float(), written or None)
+
+
+def attention_layers(model: Model) -> list[int]:
+    """The layers that have attention heads: all of them, but in hybrids, whose other layers hold convolutions or
+    recurrences instead."""
+    layers = range(model.cfg.n_layers)
+    if not is_bridge(model):
+        return list(layers)
+    blocks = getattr(model, "blocks", ())
+    return [layer for layer, block in enumerate(blocks) if hasattr(getattr(block, "attn", None), "hook_pattern")]
+
+
+def check_all_layers_attend(model: Model, what: str) -> None:
+    """Refuse a hybrid model where layers are counted through.
+
+    Raises:
+        InputError: some layer has no attention heads.
+    """
+    without = sorted(set(range(model.cfg.n_layers)) - set(attention_layers(model)))
+    if without:
+        raise InputError(
+            f"Layers {', '.join(map(str, without))} of this model have no attention heads, and {what} goes through all "
+            "layers; a scan, and icl, work for such models."
+        )
 
 
 def has_final_norm(model: Model) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.activations import as_for_inference
+from inductionlens.models.activations import as_for_inference, attention_layers
 from inductionlens.models.lens import lens
 from inductionlens.models.weights import output_weights
 from inductionlens.models.writing import writing_of
@@ -48,7 +48,7 @@ def qk_obstacle(model: Model, distance: int | None = None) -> Obstacle | None:
         return Obstacle.SMEARED
     # The config of a bridge may deny it: its modules are asked too (Qwen 3, OLMo 2, Gemma 3).
     if getattr(model.cfg, "use_qk_norm", False) or any(
-        getattr(block.attn, "q_norm", None) is not None for block in model.blocks
+        getattr(model.blocks[layer].attn, "q_norm", None) is not None for layer in attention_layers(model)
     ):
         return Obstacle.NORMED
     rotary = model.cfg.positional_embedding_type == "rotary"
@@ -104,8 +104,11 @@ def ov_eigenvalues(model: Model, layers: Sequence[int] | None = None) -> Complex
     through = (w_u.float() @ w_e.float()).double().cpu()
     if not torch.isfinite(through).all():
         raise InputError("The weights of this model are so large that W_U W_E overflows; no score can be read off.")
-    rows = []
+    rows, attending = [], attention_layers(model)
     for layer in layers:
+        if layer not in attending:
+            rows.append(torch.full((cfg.n_heads, cfg.d_head), torch.nan, dtype=torch.complex128))
+            continue
         w_v, w_o = (weights.double().cpu() for weights in ov_circuit(model, layer).pair)
         rows.append(lens().FactoredMatrix(w_v, w_o @ through).eigenvalues)
     return torch.stack(rows)

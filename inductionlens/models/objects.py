@@ -45,7 +45,8 @@ def ready_object(model: Model) -> Model:
         InputError: it cannot be processed, or what is scored would be another model.
     """
     origin: Origin = origin_of(model)
-    if unprocessed(model) is not None and _hooks(model):
+    ablated = any(_is_from(handle, "inductionlens.") for hooks in _hooks(model).values() for handle in hooks)
+    if ablated and unprocessed(model) is not None:
         raise InputError(
             "Heads are ablated in this model, and it has to be copied and processed to be scored: process it first, "
             "`model = il.load_model(model)`, and ablate that."
@@ -65,6 +66,12 @@ def _hooks(model: Model) -> dict[str, list[Any]]:
     return {name: hooks for name, point in points.items() if (hooks := [*point.fwd_hooks, *point.bwd_hooks])}
 
 
+def _is_from(handle: Any, *packages: str) -> bool:
+    hook = handle.user_hook
+    return (getattr(getattr(hook, "func", hook), "__module__", None) or "").startswith(packages)
+
+
 def _is_ours(handle: Any) -> bool:
-    """Whether a hook was hung there by this package, as those of an `ablate` that has not ended are."""
-    return getattr(handle.user_hook, "__module__", "").startswith("inductionlens.")
+    """Whether a hook was hung there by this package, as those of an `ablate` that has not ended are, or by
+    TransformerLens itself, whose bridges for OPT do their work in hooks."""
+    return _is_from(handle, "inductionlens.", "transformer_lens.")

@@ -28,9 +28,7 @@ from inductionlens.models.same_model import LENGTH, check_same, given_folder_mod
 from inductionlens.models.writing import writing_of
 
 
-def load_folder(
-    folder: Path, config: dict[str, Any], *, device: str | None, dtype: str, length: int = LENGTH
-) -> Model:
+def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dtype: str, length: int = LENGTH) -> Model:
     """Read a ``save_pretrained`` folder whose ``config.json`` is ``config``, without any network.
 
     What TransformerLens makes of it is compared with Hugging Face on a row of at most ``length`` tokens; when a longer
@@ -78,8 +76,17 @@ def load_folder(
     else:
         model = _bridged(folder, hf_model, tokenizer, device=device)
     del hf_model
-    check_same(model, given, way_out=_newer())
-    writing_of(model)  # before anything is rounded
+    try:
+        check_same(model, given, way_out=_newer())
+        writing_of(model)  # before anything is rounded
+    except InputError:
+        raise
+    except Exception as error:
+        kind = config.get("model_type")
+        raise InputError(
+            f"TransformerLens takes the {kind} model in {folder}, but shows no attention that could be scored: "
+            f"{type(error).__name__}: {first_line(error)}."
+        ) from error
     model = cast(model, dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "folder", bos=bos)
     again = partial(_compare_again, folder, config, device)

@@ -8,7 +8,7 @@ import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.activations import logit_multiplier
+from inductionlens.models.activations import attention_layers, logit_multiplier
 from inductionlens.models.lens import is_bridge, quiet
 from inductionlens.models.writing import writing_of
 
@@ -118,7 +118,9 @@ def processing_of(model: Model) -> str:
     if factors:
         told.append(f"heads' outputs multiplied by {', '.join(f'{factor:g}' for factor in factors)}")
     if any(layer.gain is not None for layer in writing):
-        told.append("heads' outputs normed once more by their layer, with that norm's gain in W_O and its scale in the logit effect")
+        told.append(
+            "heads' outputs normed once more by their layer, with that norm's gain in W_O and its scale in the logit effect"
+        )
     if logit_multiplier(model) != 1.0:
         told.append(f"logits multiplied by {logit_multiplier(model):g}")
     return ", ".join(told)
@@ -131,11 +133,10 @@ def _norm(model: Model) -> str | None:
 
 
 def unprocessed(model: Model) -> str | None:
-    """What of norms, value biases and W_U is not folded or centred yet, in words; None where all is, as far as it can be.
-    """
+    """What of norms, value biases and W_U is not folded or centred yet, in words; None where all is, as far as it can be."""
     weights = model.W_U.detach().float()
     centred = bool(weights.mean(-1).abs().max() <= 1e-3 * weights.abs().max().clamp_min(1e-30))
-    value_biases = (getattr(block.attn, "b_V", None) for block in model.blocks)
+    value_biases = (_value_bias(model.blocks[layer].attn) for layer in attention_layers(model))
     if is_bridge(model):
         norms = _bridge_unfolded(model)
     else:
@@ -145,6 +146,13 @@ def unprocessed(model: Model) -> str | None:
     if any(bias is not None and bool(bias.detach().any()) for bias in value_biases):
         return "value biases are not folded into b_O"
     return None if centred or _capped(model) else "W_U is not centred"
+
+
+def _value_bias(attention: Any) -> torch.Tensor | None:
+    try:
+        return attention.b_V
+    except (AttributeError, NotImplementedError):
+        return None  # latent attention has no values of its own
 
 
 def _bridge_unfolded(model: Model) -> str | None:

@@ -13,6 +13,7 @@ from inductionlens.models import Model
 from inductionlens.models.activations import (
     Attention,
     as_for_inference,
+    check_all_layers_attend,
     has_final_norm,
     no_unembedding,
     run_reduced,
@@ -38,11 +39,13 @@ def record(
 ) -> Recorded:
     """Run the model once, without its unembedding, and keep what enters each layer; ``keep`` sees each layer's
     attention and head outputs, as in `run_reduced`."""
+    check_all_layers_attend(model, "this")
     residuals: list[Tensor] = []
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def before(block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kwargs = dict(kwargs)
+        # A cache of keys holds this run's own; a run that goes on from here would add to it.
+        kwargs = {name: None if "past_key_value" in name else value for name, value in kwargs.items()}
         residual, *rest = args if args else (kwargs.pop("hidden_states"),)
         residuals.append(residual)
         calls.append((tuple(rest), kwargs))
@@ -138,11 +141,16 @@ def run_with_gradient(
 
 def _repeated(value: Any, batch: int, copies: int) -> Any:
     """A layer's argument for several copies of its batch."""
-    if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch:
+    if isinstance(value, Tensor) and value.ndim > 1 and (len(value) == batch or _by_row_and_head(value, batch)):
         return value.repeat(copies, *[1] * (value.ndim - 1)) if copies > 1 else value
     if isinstance(value, tuple):
         return tuple(_repeated(part, batch, copies) for part in value)
     return value
+
+
+def _by_row_and_head(value: Tensor, batch: int) -> bool:
+    """Whether a tensor is BLOOM's table of position biases, [batch x head, 1, key]."""
+    return value.ndim == 3 and value.shape[1] == 1 and len(value) > batch and len(value) % batch == 0
 
 
 def stacks(sizes: list[int], rows: int, most: int) -> Iterator[slice]:

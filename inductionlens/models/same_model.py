@@ -10,10 +10,12 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.activations import Attention, as_for_inference, logits_at, run_reduced
+from inductionlens.models.activations import Attention, as_for_inference, attention_layers, logits_at, run_reduced
 
 #: Tokens of the row that is compared when a model is loaded; folders are compared again for longer rows.
 LENGTH = 512
+#: What configs call the longest row that a model takes.
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length")
 #: Most by which attention, and log-probabilities in nats, may differ. Half precision rounds every weight and activation.
 ATTENTION, LOG_PROBABILITY = 1e-3, 1e-3
 ATTENTION_HALF, LOG_PROBABILITY_HALF = 0.1, 0.5
@@ -32,7 +34,7 @@ class Given:
     tokens: Int[Tensor, "1 pos"]
     logits: Float[Tensor, "pos vocabulary"]
     patterns: list[Float[Tensor, "1 head query key"]] | None = None
-    """Attention by layer; None where it was not asked for or does not stand for every layer."""
+    """Attention of each layer that has any; None where it was not asked for."""
 
 
 def row_of_tokens(vocabulary: int, length: int) -> Int[Tensor, "1 pos"]:
@@ -52,12 +54,14 @@ def given_folder_model(hf_model: Any, named: str, length: int = LENGTH) -> Given
 
     try:
         config = hf_model.config.get_text_config()
-        length = min(getattr(config, "max_position_embeddings", None) or length, length)
+        named_sizes = (getattr(config, name, None) for name in CONTEXTS)
+        length = min([length, *(size for size in named_sizes if isinstance(size, int) and size > 0)])
         tokens = row_of_tokens(config.vocab_size, length)
         attention = length <= LENGTH
         with torch.no_grad():
             output = hf_model(tokens, output_attentions=attention, use_cache=False, return_dict=True)
-        patterns = [pattern.float() for pattern in output.attentions or () if pattern is not None]
+        attentions = getattr(output, "attentions", None) or ()
+        patterns = [pattern.float() for pattern in attentions if pattern is not None]
         return Given(named, "Hugging Face", tokens, output.logits[0].float(), patterns if attention else None)
     except Exception as error:
         raise InputError(f"{_sentence(named)} does not run as its config says: {first_line(error)}.") from error
@@ -123,7 +127,11 @@ def _modules(model: Model) -> int:
 def _attention_apart(model: Model, given: Given) -> tuple[dict[int, float], Float[Tensor, "1 pos d_model"]]:
     """By how much each layer's attention differs, if it was given, and what the unembedding would read."""
     apart: dict[int, float] = {}
-    expected = given.patterns if given.patterns and len(given.patterns) == model.cfg.n_layers else None
+    layers = attention_layers(model)
+    if not layers:
+        raise InputError(f"{_sentence(given.named)} has no attention heads that could be looked at.")
+    patterns = given.patterns if given.patterns and len(given.patterns) == len(layers) else None
+    expected = None if patterns is None else dict(zip(layers, patterns, strict=True))
 
     def compare(layer: Attention) -> None:
         pattern = layer.pattern.float().cpu()

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.activations import as_for_inference, no_unembedding
+from inductionlens.models.activations import as_for_inference, attention_layers, no_unembedding
 
 #: Most by which what is added may differ from what should be, of its own size; in half precision.
 TOLERANCE, TOLERANCE_HALF = 1e-3, 0.05
@@ -26,7 +26,7 @@ class Writing:
     centred: bool = False
     """Whether that norm takes the mean away first, as LayerNorm does."""
     known: bool = True
-    """Whether the above was found to be all that happens."""
+    """Whether the above was found to be all that happens, from the values that hooks show to the residual stream."""
 
 
 def writing_of(model: Model) -> tuple[Writing, ...]:
@@ -47,13 +47,28 @@ def _measured(model: Model) -> tuple[Writing, ...]:
     try:
         with torch.no_grad():
             runs = [_arrived(model, seed) for seed in (1, 2)]
-            return tuple(_writing(model, layer, [run[layer] for run in runs]) for layer in range(cfg.n_layers))
+            layers = range(cfg.n_layers)
+            return tuple(
+                _writing(model, layer, [run[layer] for run in runs]) if layer in runs[0] else Writing()
+                for layer in layers
+            )
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return (Writing(known=False),) * cfg.n_layers  # a class without these hooks or weights
 
 
-def _arrived(model: Model, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """For each layer, random z [batch, pos, head, d_head] and what was added to the residual stream."""
+class _Arrived(NamedTuple):
+    """One layer in a run in which its z was replaced."""
+
+    z: Float[Tensor, "batch pos head d_head"]
+    """What was put in its place."""
+    added: Float[Tensor, "batch pos d_model"]
+    """What reached the residual stream."""
+    mixes: bool
+    """Whether the z of its own was the values, as hooks show them, mixed by attention."""
+
+
+def _arrived(model: Model, seed: int) -> dict[int, _Arrived]:
+    """For each layer with attention, what random z makes of the residual stream."""
     cfg = model.cfg
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.arange(min(4, cfg.n_ctx, cfg.d_vocab))[None]
@@ -62,6 +77,7 @@ def _arrived(model: Model, seed: int) -> list[tuple[Tensor, Tensor]]:
 
     def replace(layer: int) -> Callable[..., Tensor]:
         def hook(z: Tensor, hook: object) -> Tensor:
+            streams[f"blocks.{layer}.attn.hook_z"] = z.detach().clone()
             random[layer] = torch.randn(z.shape, generator=generator).to(z)
             return random[layer]
 
@@ -78,31 +94,44 @@ def _arrived(model: Model, seed: int) -> list[tuple[Tensor, Tensor]]:
 
     known = model.hook_dict
     hooks: list[tuple[str, Callable[..., Any]]] = []
-    for layer in range(cfg.n_layers):
-        block = f"blocks.{layer}.hook_"
-        hooks.append((f"blocks.{layer}.attn.hook_z", replace(layer)))
+    layers = attention_layers(model)
+    for layer in layers:
+        block, attn = f"blocks.{layer}.hook_", f"blocks.{layer}.attn.hook_"
+        hooks += [(attn + "z", replace(layer)), *((attn + name, keep(attn + name)) for name in ("v", "pattern"))]
         hooks += [(block + name, keep(block + name)) for name in ("resid_pre", "resid_post")]
         hooks += [(block + "mlp_out", silence)] if block + "mlp_out" in known else []
         hooks += [(block + "resid_mid", keep(block + "resid_mid"))] if block + "resid_mid" in known else []
     device = next(model.parameters()).device
     with as_for_inference(model):
         model.run_with_hooks(tokens.to(device), return_type=None, fwd_hooks=hooks, **no_unembedding(model))
-    added = []
-    for layer in range(cfg.n_layers):
+    arrived = {}
+    for layer in layers:
         block = f"blocks.{layer}.hook_"
         after = streams.get(block + "resid_mid", streams[block + "resid_post"])
-        added.append((random[layer], (after - streams[block + "resid_pre"]).float()))
-    return added
+        added = (after - streams[block + "resid_pre"]).float()
+        arrived[layer] = _Arrived(random[layer], added, _mixes(model, streams, f"blocks.{layer}.attn.hook_"))
+    return arrived
 
 
-def _writing(model: Model, layer: int, runs: list[tuple[Tensor, Tensor]]) -> Writing:
+def _mixes(model: Model, streams: dict[str, Tensor], attn: str) -> bool:
+    values, pattern, z = (streams[attn + name].float() for name in ("v", "pattern", "z"))
+    values = values.repeat_interleave(model.cfg.n_heads // values.shape[2], dim=2)
+    mixed = torch.einsum("bhqk,bkhe->bqhe", pattern, values)
+    return bool((mixed - z).norm() <= _tolerance(model) * z.norm())
+
+
+def _tolerance(model: Model) -> float:
+    return TOLERANCE_HALF if model.cfg.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
+
+
+def _writing(model: Model, layer: int, runs: list[_Arrived]) -> Writing:
     """Which description fits what arrived of two random outputs; biases, and whatever else does not change, cancel."""
     attn, block = model.blocks[layer].attn, model.blocks[layer]
     w_o = attn.W_O.detach().float()
-    written = [torch.einsum("bphe,hed->bpd", z.float(), w_o) for z, _ in runs]
-    arrived = runs[1][1] - runs[0][1]
-    half = model.cfg.dtype in (torch.float16, torch.bfloat16)
-    tolerance = TOLERANCE_HALF if half else TOLERANCE
+    written = [torch.einsum("bphe,hed->bpd", run.z.float(), w_o) for run in runs]
+    arrived, tolerance = runs[1].added - runs[0].added, _tolerance(model)
+    if not all(run.mixes for run in runs):
+        return Writing(known=False)  # OLMo clips values after they are shown
 
     def fits(expected: Tensor) -> bool:
         return bool((arrived - expected).norm() <= tolerance * arrived.norm())
@@ -120,7 +149,9 @@ def _writing(model: Model, layer: int, runs: list[tuple[Tensor, Tensor]]) -> Wri
     bias = getattr(attn, "b_O", None)
     for centred in (False, True):
         gain = _gain(model, norm)
-        normed = [_normed(output if bias is None else output + bias.float(), norm, model.cfg, centred) for output in written]
+        normed = [
+            _normed(output if bias is None else output + bias.float(), norm, model.cfg, centred) for output in written
+        ]
         if fits(gain * (normed[1] - normed[0])):
             return Writing(gain=gain, centred=centred)
     return Writing(known=False)

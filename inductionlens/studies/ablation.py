@@ -18,6 +18,7 @@ from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
 from inductionlens.measure import losses_by_position, measure_attention
 from inductionlens.models import Model
+from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.ablation import ablate, clean_run
 from inductionlens.models.loading import load_model
 from inductionlens.models.named_weights import named_weights
@@ -117,6 +118,7 @@ def ablation_study(
     """
     options = settled("ablation_study", AblationOptions, options, settings)
     model = load_model(model)
+    check_all_layers_attend(model, "an ablation study")
     if scores is None:
         shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
         shape["logit_period"] = min(30, (model.cfg.n_ctx - 1) // 2)
@@ -229,5 +231,5 @@ def _digest(model: Model) -> str:
     hashed = hashlib.sha256()
     for name, weight in named_weights(model).items():
         hashed.update(name.encode())
-        hashed.update(weight.contiguous().cpu().view(torch.uint8).numpy().data)
+        hashed.update(weight.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()[:16]

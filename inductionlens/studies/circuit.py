@@ -21,6 +21,7 @@ from inductionlens.files import write_table
 from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
 from inductionlens.models import Model
+from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.circuits import ov_eigenvalues, ov_obstacle, qk_obstacle
 from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
@@ -106,6 +107,7 @@ def circuit(
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
     """
     model = load_model(model)
+    check_all_layers_attend(model, "a circuit")
     if model.cfg.n_layers < 2:
         raise InputError("The model has one layer, in which no head reads another; skip_trigrams shows its circuits.")
     probe = _probe(model, sequences, period, bos, seed)

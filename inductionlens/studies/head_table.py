@@ -10,6 +10,7 @@ from inductionlens.heads import Head
 from inductionlens.intervals import mean_interval, ratio_interval
 from inductionlens.measure import Samples
 from inductionlens.models import Model
+from inductionlens.models.activations import attention_layers
 from inductionlens.models.origin import origin_of
 from inductionlens.scores.attention import OFFSETS
 from inductionlens.studies.options import ScanOptions
@@ -28,7 +29,8 @@ def head_table(
     per_head: Mapping[str, np.ndarray],
     behaviour: Mapping[str, Any],
 ) -> "pandas.DataFrame":
-    """One row per head, layer by layer, in the columns of `inductionlens.tables.COLUMNS`."""
+    """One row per head, layer by layer, in the columns of `inductionlens.tables.COLUMNS`; a hybrid's layers without
+    attention have no rows."""
     import pandas as pd
 
     origin, n_heads = origin_of(model), model.cfg.n_heads
@@ -54,6 +56,7 @@ def head_table(
         if score in COLUMNS:
             columns |= _with_interval(score, part)
     table = pd.DataFrame(columns, index=range(len(heads)))
+    table = table[table["layer"].isin(attention_layers(model))].reset_index(drop=True)
     for name in table.columns.intersection(list(COLUMNS)):
         if COLUMNS[name].dtype != "str":
             table[name] = table[name].astype({"int": "Int64", "float": "float64"}[COLUMNS[name].dtype])

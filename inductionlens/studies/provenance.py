@@ -12,7 +12,9 @@ from inductionlens.column_tables import INTERVALS
 from inductionlens.errors import InputError
 from inductionlens.intervals import KIND
 from inductionlens.models import Model
+from inductionlens.models.activations import attention_layers
 from inductionlens.models.attention_code import attention_code
+from inductionlens.models.circuits import Obstacle, ov_obstacle
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
 from inductionlens.probes import TRIM
@@ -104,7 +106,20 @@ def model_record(model: Model) -> dict[str, Any]:
         "device": next(model.parameters()).device.type,
         "attention": attention_code(model),
         "processing": processing_of(model),
+        "left_empty": left_empty(model),
     }
+
+
+def left_empty(model: Model) -> dict[str, str]:
+    """The scores that a model has none of, and why."""
+    reasons = {}
+    obstacle = ov_obstacle(model)
+    if obstacle is not None:
+        reasons |= dict.fromkeys(("ov_eigen", "ov_eigen_fraction"), f"{obstacle}")
+    if obstacle is Obstacle.UNKNOWN:
+        reasons |= dict.fromkeys(("induction_logit", "copying"), f"{obstacle}")
+    without = sorted(set(range(model.cfg.n_layers)) - set(attention_layers(model)))
+    return reasons | {f"layer {layer}": "it has no attention heads" for layer in without}
 
 
 def environment() -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _untrained(model: Model, probes: ScanProbes, options: ScanOptions, progress:
     only = {"prefix_matching": TARGETS["prefix_matching"]}
     samples, _ = measure_attention(twin, probes.repeated, only, batch_size=options.batch_size, progress=progress)
     found = samples["prefix_matching"].value()
-    return np.full(found.shape, found.max())
+    return np.full(found.shape, np.nanmax(found))  # a hybrid's layers without attention have none
 
 
 def _behaviour(losses: dict[str, np.ndarray], d_vocab: int) -> dict[str, Any]:
