@@ -1,7 +1,6 @@
 """The weights that scores read."""
 
 import torch
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -18,8 +18,8 @@ from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
 from inductionlens.measure import losses_by_position, measure_attention
 from inductionlens.models import Model
-from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.ablation import ablate, clean_run
+from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.loading import load_model
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.origin import origin_of
