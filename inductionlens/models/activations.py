@@ -35,7 +35,7 @@ class Final(NamedTuple):
     scale: Float[Tensor, "batch pos"]
     """The final norm's scale at each position, ones where there is no norm."""
     written_scale: dict[int, Float[Tensor, "batch pos"]] | None = None
-    """By layer, the scale of the norm that follows its heads, on the CPU; None where no norm does, or unless asked for."""
+    """By layer, the scale of the norm that follows its heads, on the CPU; None unless asked for."""
 
 
 def run_reduced(

@@ -119,7 +119,7 @@ def processing_of(model: Model) -> str:
         told.append(f"heads' outputs multiplied by {', '.join(f'{factor:g}' for factor in factors)}")
     if any(layer.gain is not None for layer in writing):
         told.append(
-            "heads' outputs normed once more by their layer, with that norm's gain in W_O and its scale in the logit effect"
+            "heads' outputs normed by their layer, that norm's gain in W_O, its scale in the logit effect"
         )
     if logit_multiplier(model) != 1.0:
         told.append(f"logits multiplied by {logit_multiplier(model):g}")
@@ -133,7 +133,7 @@ def _norm(model: Model) -> str | None:
 
 
 def unprocessed(model: Model) -> str | None:
-    """What of norms, value biases and W_U is not folded or centred yet, in words; None where all is, as far as it can be."""
+    """What of norms, value biases and W_U is not folded or centred yet, in words; None where all is that can be."""
     weights = model.W_U.detach().float()
     centred = bool(weights.mean(-1).abs().max() <= 1e-3 * weights.abs().max().clamp_min(1e-30))
     value_biases = (_value_bias(model.blocks[layer].attn) for layer in attention_layers(model))

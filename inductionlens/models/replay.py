@@ -81,7 +81,7 @@ def resume(
         for block, (args, kwargs) in zip(list(model.blocks)[layer:], run.calls[layer:], strict=True):
             batch = len(run.residuals[0])
             again = [_repeated(value, batch, copies) for value in args]
-            named = {name: _repeated(value, batch, copies) for name, value in kwargs.items()}
+            named = {name: _repeated(value, batch, copies, name) for name, value in kwargs.items()}
             residual = block(residual, *again, **named)
             residual = residual[0] if isinstance(residual, tuple) else residual
         return _final(model, residual)
@@ -139,18 +139,16 @@ def run_with_gradient(
             return _final(model, last[0])
 
 
-def _repeated(value: Any, batch: int, copies: int) -> Any:
+def _repeated(value: Any, batch: int, copies: int, name: str = "") -> Any:
     """A layer's argument for several copies of its batch."""
-    if isinstance(value, Tensor) and value.ndim > 1 and (len(value) == batch or _by_row_and_head(value, batch)):
+    if name == "position_bias":
+        return value  # MPT's: one for each head, the same for all rows
+    # BLOOM's alibi is [batch x head, 1, key].
+    if isinstance(value, Tensor) and value.ndim > 1 and (len(value) == batch or name == "alibi"):
         return value.repeat(copies, *[1] * (value.ndim - 1)) if copies > 1 else value
     if isinstance(value, tuple):
         return tuple(_repeated(part, batch, copies) for part in value)
     return value
-
-
-def _by_row_and_head(value: Tensor, batch: int) -> bool:
-    """Whether a tensor is BLOOM's table of position biases, [batch x head, 1, key]."""
-    return value.ndim == 3 and value.shape[1] == 1 and len(value) > batch and len(value) % batch == 0
 
 
 def stacks(sizes: list[int], rows: int, most: int) -> Iterator[slice]:

@@ -16,7 +16,7 @@ from inductionlens.models.activations import Attention, as_for_inference, attent
 LENGTH = 512
 #: What configs call the longest row that a model takes.
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length")
-#: Most by which attention, and log-probabilities in nats, may differ. Half precision rounds every weight and activation.
+#: Most by which attention, and log-probabilities in nats, may differ. Half precision rounds whatever it computes.
 ATTENTION, LOG_PROBABILITY = 1e-3, 1e-3
 ATTENTION_HALF, LOG_PROBABILITY_HALF = 0.1, 0.5
 #: What rounding may add to a log-probability, as a part of the largest logit (GPT-2's are about 100).
