@@ -370,6 +370,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(tmp_path, run_folder, me
     assert calls == [(done, 5) for done in range(stop + 1, 6)]
     for name in ("steps", "heads", "losses", "followed", "before"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(measured, name), check_exact=True)
+    again.save(tmp_path / "steps.csv")
     assert not partial.exists()
 
 

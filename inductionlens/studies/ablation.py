@@ -60,6 +60,8 @@ class AblationEffects:
     """How it was measured."""
     samples: dict[str, Float[np.ndarray, "head sequence"]] = field(default_factory=dict, repr=False)
     """Per-sequence effects behind each measure, in the table's row order."""
+    parts: Partial | None = field(default=None, repr=False)
+    """Finished parts on disk, until `save`."""
 
     def share_of_copying_lost(self) -> dict[str, float]:
         """Which share of the model's copying gain goes with its induction heads, and with as many random ones (the
@@ -73,11 +75,16 @@ class AblationEffects:
         return {"induction": float(lost["induction"]), "random": float(lost["random"])}
 
     def save(self, path: str | Path, format: str | None = None) -> None:
-        """Write the head table, whole or not at all, and its record; groups go to ``NAME.groups`` beside it."""
+        """Write the head table, whole or not at all, and its record; groups go to ``NAME.groups`` beside it.
+
+        Finished parts are removed then.
+        """
         path = Path(path)
         write_table(path, self.table, self.provenance | {"clean": self.clean}, format)
         if len(self.groups):
             write_table(path.with_suffix(f".groups{path.suffix}"), self.groups, self.provenance, format)
+        if self.parts is not None:
+            self.parts.finish()
 
     def plot(self, path: str | Path, measure: str | None = None) -> None:
         """Draw effects by head, against prefix matching, of groups, and losses by position, as .png, .svg or .pdf."""
@@ -104,7 +111,8 @@ def ablation_study(
     are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures of yours:
     name -> function of the windows' losses [batch, pos - 1] (nats; entry i is the loss of token i + 1) and tokens
     [batch, pos], giving one number per sequence. ``scores`` is a scan of the same model, made here if not given.
-    ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for bit.
+    ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for
+    bit; `AblationEffects.save` removes it.
     Settings may be given by name or as `AblationOptions`.
 
     Effects are ablated minus clean. ``effect_copies``: nats lost on later copies of random blocks. ``effect_icl``:
@@ -146,24 +154,25 @@ def ablation_study(
         if on_progress is not None:
             on_progress(min(done, total), total)
 
-    for stimulus in stimuli:
-        change = _change(model, stimulus, options)
-        if options.method == "gradient":
-            found = measure_attribution(model, stimulus, change, batch_size=options.batch_size)
-            for name, values in found.items():
-                effects[name] = np.stack([values[head.layer, head.index] for head in singles])
-            continue
-        measured = measure_effects(
-            model, stimulus, removed, change, batch_size=options.batch_size, kept=parts.parts, on_part=on_part
-        )
-        clean |= measured.clean
-        for name, values in measured.ablated.items():
-            effects[name] = values - measured.clean[name]
+    with parts:
+        for stimulus in stimuli:
+            change = _change(model, stimulus, options)
+            if options.method == "gradient":
+                found = measure_attribution(model, stimulus, change, batch_size=options.batch_size)
+                for name, values in found.items():
+                    effects[name] = np.stack([values[head.layer, head.index] for head in singles])
+                continue
+            measured = measure_effects(
+                model, stimulus, removed, change, batch_size=options.batch_size, kept=parts.parts, on_part=on_part
+            )
+            clean |= measured.clean
+            for name, values in measured.ablated.items():
+                effects[name] = values - measured.clean[name]
     table, samples = head_rows(origin_of(model).name, scores, options, chosen, singles, beside, effects)
     by_group = group_rows(groups, len(singles), effects, options, holds_writer(groups, writers))
     losses = _losses(model, groups, stimuli, options)
-    parts.finish()
-    return AblationEffects(table, by_group, losses, _clean_values(model, clean, options), record, samples)
+    values = _clean_values(model, clean, options)
+    return AblationEffects(table, by_group, losses, values, record, samples, parts)
 
 
 def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options: AblationOptions) -> "pandas.DataFrame":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inductionlens.errors import InputError
 from inductionlens.files import check_writable, format_of, read_plain_table, write_table
 from inductionlens.heads import Head
+from inductionlens.partial import Partial
 from inductionlens.phase_change import PhaseChange
 from inductionlens.studies.changes import changes_of, in_words
 
@@ -50,6 +51,8 @@ class Formation:
     changes or nothing was ablated. Olsson et al. 2022."""
     provenance: dict[str, Any] = field(repr=False)
     """How it was measured."""
+    parts: Partial | None = field(default=None, repr=False)
+    """Finished checkpoints on disk, until `save`; None for tables that were read."""
 
     def curve(self, column: str, head: Head | str | tuple[int, int] | None = None) -> "pandas.DataFrame":
         """``step`` and ``value`` of a column over training, of one head or of the model as a whole.
@@ -75,7 +78,7 @@ class Formation:
 
     def save(self, path: str | Path, format: str | None = None) -> None:
         """Write ``steps``, whole or not at all, and their record; the other tables go beside them (``run.heads.csv``
-        beside ``run.csv``, and so on). `read_formation` gives them back.
+        beside ``run.csv``, and so on), and remove finished parts. `read_formation` gives them back.
 
         Raises:
             InputError: an unknown suffix, or a place that cannot be written; nothing has been written.
@@ -86,6 +89,8 @@ class Formation:
             check_writable(place)
         for name, place in zip(("steps", *BESIDE), files_of(path), strict=True):
             write_table(place, getattr(self, name), self.provenance, format)
+        if self.parts is not None:
+            self.parts.finish()
 
 
 def files_of(path: Path) -> list[Path]:
