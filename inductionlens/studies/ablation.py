@@ -1,13 +1,11 @@
 """What breaks when heads are removed?"""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from inductionlens.measure import losses_by_position, measure_attention
 from inductionlens.models import Model
 from inductionlens.models.ablation import ablate, clean_run
 from inductionlens.models.loading import load_model
-from inductionlens.models.named_weights import named_weights
+from inductionlens.models.named_weights import weights_digest
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
 from inductionlens.partial import Partial
@@ -138,7 +136,7 @@ def ablation_study(
     groups = make_groups(scores, options) if options.groups and options.method == "exact" else []
     removed = [[head] for head in singles] + [list(group.heads) for group in groups]
     record = _record(model, options, notes, chosen)
-    work = record | {"removed": [[str(head) for head in group] for group in removed], "weights": _digest(model)}
+    work = record | {"removed": [[str(head) for head in group] for group in removed], "weights": weights_digest(model)}
     parts = Partial(None if partial is None else Path(partial), work)
     writers, obstacle = measure_writers(model, groups, options)
     record["groups"] = _groups_record(why_fewer(scores, options), writers, obstacle)
@@ -231,12 +229,3 @@ def _record(model: Model, options: AblationOptions, notes: dict[str, Any], chose
         "stimuli": notes,
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-def _digest(model: Model) -> str:
-    """A fingerprint of a model's weights."""
-    hashed = hashlib.sha256()
-    for name, weight in named_weights(model).items():
-        hashed.update(name.encode())
-        hashed.update(weight.contiguous().cpu().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()[:16]

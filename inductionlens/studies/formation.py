@@ -8,6 +8,7 @@ from typing import Any
 from inductionlens.errors import InputError
 from inductionlens.intervals import KIND
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
+from inductionlens.models.named_weights import weights_digest
 from inductionlens.models.read_ahead import read_ahead
 from inductionlens.partial import Partial
 from inductionlens.studies.formation_options import FormationOptions
@@ -84,7 +85,7 @@ def _measure(
         else:
             stimuli = stimuli or Stimuli(model, options, folder)
             stimuli.check(model, one)
-            measured = stimuli.measure(model)
+            measured = stimuli.measure(model) | {"weights": weights_digest(model)}
             if one is series[-1]:
                 parts.add(_verdicts(one), stimuli.verdicts(model))
             parts.add(str(one.step), measured)

@@ -37,7 +37,8 @@ class Formation:
     """One row per snapshot: ``step``, ``tokens``, losses, ``icl_score``, and its best head by prefix matching and by
     previous-token attention, each chosen on half of the sequences and measured on the other half; at the last one
     ``induction_heads``, those that a scan calls so (``none``; empty where no scan was made).
-    ``problem`` says why a snapshot could not be read; its numbers are empty."""
+    ``problem`` says why a snapshot could not be read (its numbers are then empty), or which others have the same
+    weights, bit for bit."""
     heads: "pandas.DataFrame"
     """One row per snapshot and head; ``kind`` is a scan's verdict at the last one, empty before."""
     losses: "pandas.DataFrame"
