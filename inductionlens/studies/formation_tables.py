@@ -72,10 +72,9 @@ def _equal_weights(series: Sequence[Checkpoint], parts: dict[str, Any]) -> dict[
     for one in series:
         alike.setdefault(parts[str(one.step)].get("weights", f"step {one.step}"), []).append(one.step)
     said = {}
-    for step, others in (
-        (step, [other for other in steps if other != step]) for steps in alike.values() for step in steps
-    ):
-        if others:
+    for group in alike.values():
+        for step in group if len(group) > 1 else []:
+            others = [other for other in group if other != step]
             more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
             said[step] = f"{SAME}{', '.join(map(str, others[:MOST_NAMED]))}{more}"
     return said
