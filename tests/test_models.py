@@ -458,6 +458,35 @@ def test_weights_that_are_not_finite(value, gpt2_copy):
         il.load_model(gpt2_copy)
 
 
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a/x.safetensors", "..", 3])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_shards_outside_the_folder_are_refused(index, name, gpt2_copy):
+    shutil.move(gpt2_copy / "model.safetensors", gpt2_copy.parent / "x.safetensors")
+    (gpt2_copy / index).write_text(json.dumps({"metadata": {}, "weight_map": {"transformer.wte.weight": name}}))
+    with refused(f"{index} names .*; weights must lie in the folder .* itself"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', "[" * 100_000])
+def test_an_index_that_is_none_is_refused(text, gpt2_copy):
+    (gpt2_copy / "model.safetensors.index.json").write_text(text)
+    with refused("model.safetensors.index.json is no index of weights"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize(("size", "value"), [("vocab_size", 10**7), ("n_embd", 999_999), ("n_inner", 10**7)])
+def test_sizes_that_no_file_of_the_folder_could_hold_take_no_memory(size, value, gpt2_copy, monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("room was made")
+    )
+    config = json.loads((gpt2_copy / "config.json").read_text())
+    (gpt2_copy / "config.json").write_text(json.dumps({**config, size: value}))
+    with refused(r"config.json describes [\d,]+ numbers, and the folder's weights take [\d,]+ bytes"):
+        il.load_model(gpt2_copy)
+
+
 def test_shapes_that_contradict_the_config(gpt2_copy):
     edit_config(gpt2_copy, n_embd=48)
     with refused("contradict config.json"):
