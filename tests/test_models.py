@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import pytest

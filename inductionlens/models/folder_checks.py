@@ -69,7 +69,7 @@ def check_shards(folder: Path) -> None:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is no index of weights: {type(error).__name__}.") from error
         for name in sorted(names, key=str):
-            if not isinstance(name, str) or name != Path(name).name:
+            if not isinstance(name, str) or name != Path(name).name or name == "..":
                 raise InputError(f"{path} names {name!r}; weights must lie in the folder {folder} itself.")
 
 
