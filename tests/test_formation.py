@@ -439,6 +439,16 @@ def test_snapshots_with_equal_weights_are_named(run_folder, tmp_path):
     assert read_formation(tmp_path / "f.csv").in_words() == found.in_words()
 
 
+@pytest.mark.parametrize("value", ["text", [1], 3, [["a", 1]]])
+@pytest.mark.parametrize("name", ["run", "measured"])
+def test_a_spoiled_record_of_tables_is_refused(name, value, measured, tmp_path):
+    measured.save(tmp_path / "f.csv")
+    note = tmp_path / "f.csv.meta.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), name: value}))
+    with refused(f"The record of .*f.csv has no settings at {name}; delete it to read the tables alone"):
+        read_formation(tmp_path / "f.csv")
+
+
 def test_weights_that_differ_in_one_bit_are_not_equal(run_folder, tmp_path):
     from inductionlens.models.named_weights import named_weights, weights_digest
 

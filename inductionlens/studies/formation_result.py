@@ -109,6 +109,9 @@ def read_formation(path: str | Path, format: str | None = None) -> Formation:
     for name, place in zip(("steps", *BESIDE), files_of(Path(path)), strict=True):
         tables[name], found = read_plain_table(place, TEXT, REQUIRED[name], f"table of {name} of a run", format)
         record = record or found
+    for name in ("run", "measured"):
+        if not isinstance(record.get(name) or {}, dict):
+            raise InputError(f"The record of {path} has no settings at {name}; delete it to read the tables alone.")
     if "tokens" in tables["steps"].columns:
         tables["steps"]["tokens"] = tables["steps"]["tokens"].astype("Int64")
     return Formation(**tables, provenance=record)
