@@ -19,6 +19,8 @@ from test_training import TINY, files
 from inductionlens import InputError
 from inductionlens import files as package_files
 from inductionlens.partial import Partial
+from inductionlens.studies.analysis import analysis
+from inductionlens.studies.changes_table import read_models
 from inductionlens.studies.formation import formation
 from inductionlens.studies.run_files import training_losses
 from inductionlens.studies.training import run_settings, train_toy
@@ -138,6 +140,28 @@ def test_a_record_of_any_values_is_read_or_refused(good, tmp_path_factory, value
     (folder / "run.json").write_text(json.dumps(changed))
     settings = answer(run_settings, folder)
     assert settings is None or set(settings) == set(note["options"])
+
+
+@often(40)
+@given(st.dictionaries(st.sampled_from(["run", "measured", "options", "verdicts", "intervals"]), VALUES, min_size=1),
+       st.none() | VALUES)  # fmt: skip
+def test_a_record_beside_tables_holds_any_values(table, tmp_path_factory, values, followed):
+    folder = shutil.copytree(table, tmp_path_factory.mktemp("tables") / "tables")
+    note = folder / "f.csv.meta.json"
+    record = json.loads(note.read_text())
+    record["measured"]["followed"] = followed
+    note.write_text(json.dumps({**record, **values}))
+    models = answer(read_models, [folder / "f.csv"])
+    if models is not None:
+        analysis({name: runs[0] for name, runs in models.items()})
+
+
+@pytest.fixture(scope="module")
+def table(good, tmp_path_factory):
+    """A folder with the tables of that run."""
+    folder = tmp_path_factory.mktemp("tables")
+    formation(good, **FEW).save(folder / "f.csv")
+    return folder
 
 
 # One process at a time.

@@ -112,6 +112,8 @@ def read_formation(path: str | Path, format: str | None = None) -> Formation:
     for name in ("run", "measured"):
         if not isinstance(record.get(name) or {}, dict):
             raise InputError(f"The record of {path} has no settings at {name}; delete it to read the tables alone.")
+    if not isinstance((record.get("measured") or {}).get("followed", ""), str):
+        raise InputError(f"The record of {path} names no tokens at followed; delete it to read the tables alone.")
     if "tokens" in tables["steps"].columns:
         tables["steps"]["tokens"] = tables["steps"]["tokens"].astype("Int64")
     return Formation(**tables, provenance=record)
