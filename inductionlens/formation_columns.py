@@ -55,7 +55,7 @@ FORMATION_COLUMNS: dict[str, Column] = {
     ),
     "prefix_matching_head": Column("the head with the highest prefix matching at that step", "str"),
     "previous_token_head": Column("the head with the most attention to the previous token at that step", "str"),
-    "problem": Column("why a checkpoint could not be read; empty where it was", "str"),
+    "problem": Column("why a checkpoint could not be read, or which others have the same weights; else empty", "str"),
     "argument": Column("which of the paper's arguments a claim belongs to", "str", source=OLSSON),
     "claim": Column("what is claimed, about which models", "str", source=OLSSON),
     "predicted": Column("what would be found if the claim holds", "str"),

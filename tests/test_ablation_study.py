@@ -448,6 +448,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same_to_the_bit(random_toy, t
     assert again.table.equals(whole.table)
     assert again.groups.equals(whole.groups)
     assert all(np.array_equal(again.samples[name], values) for name, values in whole.samples.items())
+    again.save(tmp_path / "effects.csv")
     assert not path.exists()
     total = il.ablation_study(random_toy, **settings, partial=tmp_path / "new", on_progress=lambda *at: None)
     assert total.table.equals(whole.table)
@@ -473,10 +474,12 @@ def test_an_interrupted_study_of_groups_ends_the_same_to_the_bit(planted, tmp_pa
 
 def test_parts_of_other_work_are_refused(tmp_path, planted):
     path = tmp_path / "parts"
-    Partial(path, {"seed": 1}).add("a", [1.5])
-    assert Partial(path, {"seed": 1}).parts == {"a": [1.5]}
-    with refused("holds unfinished work of other settings or another model; remove it"):
-        Partial(path, {"seed": 2})
+    with Partial(path, {"seed": 1}) as parts:
+        parts.add("a", [1.5])
+    with Partial(path, {"seed": 1}) as parts:
+        assert parts.parts == {"a": [1.5]}
+    with refused("holds unfinished work of other settings or another model; remove it"), Partial(path, {"seed": 2}):
+        pass
     with refused("unfinished work"):
         il.ablation_study(planted, **SMALL, partial=path)
     assert json.loads(path.read_text().splitlines()[0]) == {"seed": 1}

@@ -370,7 +370,93 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(tmp_path, run_folder, me
     assert calls == [(done, 5) for done in range(stop + 1, 6)]
     for name in ("steps", "heads", "losses", "followed", "before"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(measured, name), check_exact=True)
+    again.save(tmp_path / "steps.csv")
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("broken", ["fetched", "torn"])
+def test_a_last_checkpoint_that_cannot_be_read_is_said_to_be(hub, measured, tmp_path, broken):
+    """Verdicts are then of the one before; once it can be read again they are its own, and no other's."""
+    whole = (hub.remote / "step8" / "model.safetensors").read_bytes()
+    hub.broken = {"step8"} if broken == "fetched" else set()
+    if broken == "torn":
+        (hub.remote / "step8" / "model.safetensors").write_bytes(b"torn")
+    found = formation(hub.series(), **QUICK, partial=tmp_path / "parts")
+    said = found.steps.set_index("step")["problem"]
+    assert ("could not be fetched" if broken == "fetched" else "truncated or corrupted") in said[8]
+    assert found.provenance["verdicts"]["step"] == 4
+    assert "4 of 5 checkpoints measured." in found.in_words()
+    assert set(found.heads[found.heads["kind"] != ""]["step"]) <= {4}
+    hub.broken = set()
+    (hub.remote / "step8" / "model.safetensors").write_bytes(whole)
+    again = formation(hub.series(), **QUICK, partial=tmp_path / "parts")
+    alike = formation(hub.series(), **QUICK)
+    for name in ("steps", "heads", "followed"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(alike, name), check_exact=True)
+    assert again.provenance == alike.provenance
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A run whose context is long enough for a scan."""
+    return train_toy(tmp_path_factory.mktemp("runs") / "wide", **{**SHAPE, "n_ctx": 96})
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_a_resumed_study_has_the_verdicts_of_an_uninterrupted_one(wide, tmp_path, stop):
+    """Also where everything was measured, and only the tables were missing."""
+    whole = formation(wide, **QUICK)
+    last = whole.heads[whole.heads["step"] == 8]
+    assert (last["kind"] != "").all()
+    assert whole.steps["induction_heads"].iloc[-1] != ""
+
+    def interrupt(done, total):
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        formation(wide, **QUICK, partial=tmp_path / "parts", on_progress=interrupt)
+    again = formation(wide, **QUICK, partial=tmp_path / "parts")
+    pd.testing.assert_frame_equal(again.heads, whole.heads, check_exact=True)
+    pd.testing.assert_frame_equal(again.steps, whole.steps, check_exact=True)
+    assert again.provenance == whole.provenance
+    assert again.in_words() == whole.in_words()
+
+
+def test_snapshots_with_equal_weights_are_named(run_folder, tmp_path):
+    for step, source in ((0, 8), (1, 8), (2, 2), (4, 4), (8, 8)):
+        shutil.copytree(run_folder / f"step-{source:07d}", tmp_path / "copies" / f"step{step}")
+    found = formation(tmp_path / "copies", **QUICK)
+    problems = found.steps.set_index("step")["problem"].to_dict()
+    assert problems == {
+        0: "same weights, bit for bit, as step 1, 8", 1: "same weights, bit for bit, as step 0, 8", 2: "", 4: "",
+        8: "same weights, bit for bit, as step 0, 1",
+    }  # fmt: skip
+    assert found.steps["loss"].notna().all()
+    said = " ".join(found.in_words())
+    assert "3 checkpoints have the same weights, bit for bit, as others (steps 0, 1, 8; see problem)" in said
+    found.save(tmp_path / "f.csv")
+    assert read_formation(tmp_path / "f.csv").in_words() == found.in_words()
+
+
+@pytest.mark.parametrize("value", ["text", [1], 3, [["a", 1]]])
+@pytest.mark.parametrize("name", ["run", "measured"])
+def test_a_spoiled_record_of_tables_is_refused(name, value, measured, tmp_path):
+    measured.save(tmp_path / "f.csv")
+    note = tmp_path / "f.csv.meta.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), name: value}))
+    with refused(f"The record of .*f.csv has no settings at {name}; delete it to read the tables alone"):
+        read_formation(tmp_path / "f.csv")
+
+
+def test_weights_that_differ_in_one_bit_are_not_equal(run_folder, tmp_path):
+    from inductionlens.models.named_weights import named_weights, weights_digest
+
+    model, other = (il.load_model(run_folder / "step-0000008") for _ in range(2))
+    assert weights_digest(model) == weights_digest(other)
+    weight = named_weights(other)["blocks.1.attn.W_O"]
+    weight.view(torch.int32)[0, 0, 0] ^= 1
+    assert weights_digest(model) != weights_digest(other)
 
 
 def test_one_model_is_read_ahead_and_no_more(run_folder):

@@ -37,6 +37,7 @@ from inductionlens.studies.arguments import FAILS, HOLDS, arguments_table
 from inductionlens.studies.changes import formed, in_words
 from inductionlens.studies.formation import formation
 from inductionlens.studies.formation_result import read_formation
+from inductionlens.studies.summaries import NUMBERS
 from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
 from inductionlens.studies.watching import watch
 from inductionlens.training_batches import training_batches
@@ -460,8 +461,9 @@ def test_a_summary_holds_the_mean_and_the_most_of_random_sets(tmp_path):
         ({name: [] for name in random}, dict.fromkeys(random, (math.nan, math.nan))),
     ):
         note = {
+            **dict.fromkeys(NUMBERS),
             "plan": {**asdict(plan.options), "windows": 9},
-            "lost": None,
+            "formed": True,
             "induction_heads": ["0.1", "1.2"],
             **lists,
         }

@@ -57,6 +57,7 @@ FLOORS = [
     ("files", 0, "ground"),
     ("head_files", 0, "ground"),
     ("partial", 0, "ground"),
+    ("locks", 0, "ground"),
     ("head_scores", 0, "ground"),
 ]
 ONLY_IN = {"transformer_lens": ("models",), "matplotlib": ("plots",), "typer": ("cli",), "rich": ("cli",)}

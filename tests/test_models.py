@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -455,6 +456,35 @@ def test_missing_weights_are_not_made_up(gpt2_copy):
 def test_weights_that_are_not_finite(value, gpt2_copy):
     edit_weights(gpt2_copy, lambda weights: weights["transformer.h.0.mlp.c_fc.weight"].view(-1)[3:4].fill_(value))
     with refused("not all finite"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a/x.safetensors", "..", 3])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_shards_outside_the_folder_are_refused(index, name, gpt2_copy):
+    shutil.move(gpt2_copy / "model.safetensors", gpt2_copy.parent / "x.safetensors")
+    (gpt2_copy / index).write_text(json.dumps({"metadata": {}, "weight_map": {"transformer.wte.weight": name}}))
+    with refused(f"{index} names .*; weights must lie in the folder .* itself"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', "[" * 100_000])
+def test_an_index_that_is_none_is_refused(text, gpt2_copy):
+    (gpt2_copy / "model.safetensors.index.json").write_text(text)
+    with refused("model.safetensors.index.json is no index of weights"):
+        il.load_model(gpt2_copy)
+
+
+@pytest.mark.parametrize(("size", "value"), [("vocab_size", 10**7), ("n_embd", 999_999), ("n_inner", 10**7)])
+def test_sizes_that_no_file_of_the_folder_could_hold_take_no_memory(size, value, gpt2_copy, monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("room was made")
+    )
+    config = json.loads((gpt2_copy / "config.json").read_text())
+    (gpt2_copy / "config.json").write_text(json.dumps({**config, size: value}))
+    with refused(r"config.json describes [\d,]+ numbers, and the folder's weights take [\d,]+ bytes"):
         il.load_model(gpt2_copy)
 
 

@@ -1,7 +1,12 @@
 """The reproduction: verdicts computed from runs, resumed work, and the command line."""
 
+import json
 import math
+import os
+import select
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -234,3 +239,93 @@ def test_a_run_from_the_command_line(tmp_path):
     assert len(pd.read_csv(tmp_path / "f.csv")) == 8
     assert not (tmp_path / "f.csv.partial").exists()
     assert run("formation", tmp_path / "run", *few, "--steps", "log", "--quiet")[1:] == ("", "")
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    """A worker whose parent is killed ends by itself, whatever it is doing."""
+    code = """
+import os, subprocess, sys, time
+worker = "from inductionlens.studies.workers import end_with; import os, time; end_with(os.getppid()); " \
+         "print(os.getpid(), flush=True); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", worker])
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline()  # the worker is at work
+    parent.kill()
+    parent.wait()
+    # The pipe closes when its last holder, the worker, is gone.
+    closed, _, _ = select.select([parent.stdout], [], [], 30)
+    assert closed
+    assert parent.stdout.read() == ""
+    parent.stdout.close()
+
+
+def test_every_worker_is_told_its_parent(tmp_path, monkeypatch):
+    from inductionlens.studies import reproduce as reproduction
+
+    jobs = []
+    monkeypatch.setattr("joblib.Parallel", lambda **how: lambda given: jobs.extend(given) or iter(()))
+    list(reproduction._work(tmp_path, TINY, list(TINY.plans()), 2))
+    assert len(jobs) == len(list(TINY.plans()))
+    for function, arguments, _ in jobs:
+        assert function is reproduction._one_of
+        assert arguments[0] == os.getpid()
+    told = []
+    monkeypatch.setattr(reproduction, "end_with", told.append)
+    monkeypatch.setattr(reproduction, "_one", lambda *given: told.append(given))
+    plan = next(TINY.plans())
+    reproduction._one_of(5, tmp_path, plan, 8)
+    assert told == [5, (tmp_path, plan, 8)]
+
+
+def test_killed_before_its_summary_a_model_is_not_measured_again(tmp_path, monkeypatch):
+    from inductionlens.studies import formation as study
+    from inductionlens.studies import reproduce as reproduction
+
+    plan = next(TINY.plans())
+    (tmp_path / "tables").mkdir()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduction, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reproduction._one(tmp_path, plan, 8)
+    monkeypatch.undo()
+    monkeypatch.setattr(study.Stimuli, "measure", lambda *_: pytest.fail("a snapshot was measured again"))
+    reproduction._one(tmp_path, plan, 8)
+    assert (tmp_path / "tables" / f"{plan.name}.json").is_file()
+    assert not (tmp_path / "tables" / f"{plan.name}.csv.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda note: [note], lambda note: {**note, "icl_score": "low"}, lambda note: {**note, "formed": None},
+        lambda note: {**note, "lost_random": [None]}, lambda note: {**note, "induction_heads": "1.0"},
+        lambda note: {name: value for name, value in note.items() if name != "qk_eigen"}, lambda note: {},
+    ],
+)  # fmt: skip
+def test_a_spoiled_summary_is_refused(tmp_path, spoil):
+    from inductionlens.studies.summaries import LISTS, NUMBERS, read_summary
+
+    note = dict.fromkeys(NUMBERS) | {name: [0.5, 1] for name in LISTS}
+    note |= {"plan": {}, "formed": True, "induction_heads": ["1.0"], "icl_score": -2}
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(note))
+    assert read_summary(path) == note
+    path.write_text(json.dumps(spoil(note)))
+    with refused("is no summary of a model, by .*; remove it to measure that model again"):
+        read_summary(path)
+    path.write_text("[" * 100_000)
+    with refused("cannot be read: .*; remove it to measure that model again"):
+        read_summary(path)
+
+
+def test_two_reproductions_into_one_folder_are_refused(tmp_path):
+    from inductionlens.locks import held
+
+    (tmp_path / "r").mkdir()
+    with held(tmp_path / "r" / ".lock", "taken"), refused("Another process is reproducing into"):
+        il.reproduce(tmp_path / "r", TINY, workers=1)

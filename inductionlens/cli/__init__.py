@@ -20,6 +20,7 @@ from inductionlens.cli import (  # noqa: F401 (each adds its commands)
     training,
     watch,
 )
+from inductionlens.cli.outputs import Checked
 from inductionlens.cli.speak import app
 from inductionlens.errors import InputError
 
@@ -45,6 +46,8 @@ ORDER = (
     "columns",
 )
 app.registered_commands.sort(key=lambda command: ORDER.index(command.callback.__name__))
+for command in app.registered_commands:
+    command.cls = Checked
 
 
 def main() -> None:

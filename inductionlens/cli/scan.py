@@ -1,7 +1,6 @@
 """scan: which heads are induction heads."""
 
 import sys
-from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +20,6 @@ from inductionlens.cli.options import (
     which_bos,
 )
 from inductionlens.cli.speak import Progress, app, console_out, number
-from inductionlens.errors import InputError
 
 if TYPE_CHECKING:
     from inductionlens.head_scores import HeadScores
@@ -73,11 +71,6 @@ def scan(
         for path in (out, sidecar_of(out)):
             check_writable(path)
     check_table(samples)
-    if out is not None and samples is not None:
-        own, other = ({realpath(path): path for path in (table, sidecar_of(table))} for table in (out, samples))
-        shared = [path for place, path in own.items() if place in other]
-        if shared:
-            raise InputError(f"--samples and --out need files of their own; both would write {shared[0]}.")
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.heads import Head

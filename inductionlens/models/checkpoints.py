@@ -12,6 +12,8 @@ from inductionlens.models.loading import load_model
 
 #: How folders and branches name a checkpoint.
 STEP = re.compile(r"(?:step|checkpoint|ckpt)[-_]?(\d+)$")
+#: Tables hold whole numbers of 64 bits.
+MOST_STEPS = 2**63 - 1
 
 
 class Checkpoint(NamedTuple):
@@ -42,6 +44,7 @@ def local_checkpoints(folder: str | Path, *, device: str | None = None) -> list[
         match = STEP.fullmatch(place.name)
         if match and place.is_dir():
             step = int(match.group(1))
+            check_step(step, f"{folder}: {place.name}")
             if step in found:
                 raise InputError(f"{folder} holds step {step} twice: {found[step].name} and {place.name}.")
             found[step] = place
@@ -49,9 +52,24 @@ def local_checkpoints(folder: str | Path, *, device: str | None = None) -> list[
         raise InputError(f"{folder} holds no checkpoints: subfolders named step-350, checkpoint-350 or alike.")
     per_step = _tokens_per_step(folder)
     return [
-        Checkpoint(step, None if per_step is None else step * per_step, str(place), _loader(place, device))
+        Checkpoint(step, tokens_at(step, per_step), str(place), _loader(place, device))
         for step, place in sorted(found.items())
     ]
+
+
+def check_step(step: int, name: str) -> None:
+    """Refuse the checkpoint ``name`` by a step that no table can hold.
+
+    Raises:
+        InputError: it is 2^63 or more.
+    """
+    if step > MOST_STEPS:
+        raise InputError(f"{name} names a step of 2^63 or more, which no training takes; rename it or move it away.")
+
+
+def tokens_at(step: int, per_step: int | None) -> int | None:
+    """Tokens seen after a step; None where the tokens of a step are not known, or make a number beyond 64 bits."""
+    return None if per_step is None or not 0 <= step * per_step <= MOST_STEPS else step * per_step
 
 
 def _loader(place: Path, device: str | None) -> Callable[[], Model]:
@@ -62,7 +80,7 @@ def _tokens_per_step(folder: Path) -> int | None:
     try:
         options = json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"]
         return int(options["batch_size"]) * int(options["n_ctx"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -96,7 +114,7 @@ def chosen_steps(checkpoints: list[Checkpoint], steps: str = "all") -> list[Chec
         last = checkpoints[-1].step
         near = {min(checkpoints, key=lambda one: abs(one.step - step)).step for step in wanted if step <= last}
         return [one for one in checkpoints if one.step in near | {last}]
-    match = re.fullmatch(r"every:(\d+)", steps)
+    match = re.fullmatch(r"every:(\d{1,18})", steps)
     if match and int(match.group(1)) > 0:
         kept = checkpoints[:: int(match.group(1))]
         return kept if kept[-1] is checkpoints[-1] else [*kept, checkpoints[-1]]

@@ -1,10 +1,14 @@
 """What a model folder must hold to be read."""
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
 from inductionlens.errors import InputError
+
+#: Numbers that may be described without being there; what is missing of them is then named.
+SPARE = 10**7
 
 
 def check_causal(folder: Path, config: dict[str, Any]) -> None:
@@ -55,6 +59,40 @@ def check_weights_file(folder: Path) -> None:
     patterns = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
     if not any(list(folder.glob(pattern)) for pattern in patterns):
         raise InputError(f"The folder {folder} has a config.json but no weights (model.safetensors).")
+
+
+def check_shards(folder: Path) -> None:
+    """Refuse an index of weights that names files outside its folder, or is none."""
+    for path in sorted([*folder.glob("*.safetensors.index.json"), *folder.glob("*.bin.index.json")]):
+        try:
+            names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path} is no index of weights: {type(error).__name__}.") from error
+        for name in sorted(names, key=str):
+            if not isinstance(name, str) or name != Path(name).name or name == "..":
+                raise InputError(f"{path} names {name!r}; weights must lie in the folder {folder} itself.")
+
+
+def check_room(folder: Path, hf_config: Any) -> None:
+    """Refuse a config that describes far more numbers than the folder's files can hold, before room is made for them.
+
+    The model is laid out without memory. A number takes a byte at least.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=False)
+    except Exception:
+        return  # the loader says why
+    numbers = sum(weight.numel() for weight in model.parameters())
+    held = sum(path.stat().st_size for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
+    if numbers > held + SPARE:
+        raise InputError(
+            f"{folder}/config.json describes {numbers:,} numbers, and the folder's weights take {held:,} bytes: one of "
+            "them belongs to another model."
+        )
 
 
 def loading_trouble(folder: Path, error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.checkpoints import STEP, Checkpoint
+from inductionlens.models.checkpoints import STEP, Checkpoint, check_step, tokens_at
 from inductionlens.models.folder_checks import first_line
 from inductionlens.models.hub import TL_FORMAT, load_hub, official_name, offline_if_unreachable
 from inductionlens.models.loading import load_model
@@ -69,7 +69,7 @@ def hub_checkpoints(
 
     per_step = _tokens_per_step(repository)
     return [
-        Checkpoint(step, None if per_step is None else step * per_step, f"{repository}@{name}", loader(name))
+        Checkpoint(step, tokens_at(step, per_step), f"{repository}@{name}", loader(name))
         for step, name in sorted(found.items())
     ]
 
@@ -77,6 +77,7 @@ def hub_checkpoints(
 def _once(repository: str, found: dict[int, str], step: int, name: str) -> None:
     if step in found:
         raise InputError(f"{repository} holds step {step} twice: {found[step]} and {name}.")
+    check_step(step, f"{repository}: {name}")
     found[step] = name
 
 

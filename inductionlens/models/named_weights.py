@@ -1,5 +1,6 @@
 """A model's weights under the names, shapes and order of HookedTransformer."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -45,6 +46,15 @@ def named_weights(model: Model) -> dict[str, Tensor]:
     # TransformerLens keeps the joint matrix that it has split into W_Q, W_K and W_V, and reads it no more.
     rest = {key: weight.detach() for key, weight in parameters.items() if ".qkv." not in key}
     return found | {key: weight for key, weight in rest.items() if weight.untyped_storage().data_ptr() not in named}
+
+
+def weights_digest(model: Model) -> str:
+    """A fingerprint of a model's weights: equal where they are equal bit for bit."""
+    hashed = hashlib.sha256()
+    for name, weight in named_weights(model).items():
+        hashed.update(name.encode())
+        hashed.update(weight.cpu().flatten().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()[:16]
 
 
 def write_weights(model: Model, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -16,6 +16,8 @@ from inductionlens.models.folder_checks import (
     check_causal,
     check_full_precision,
     check_report,
+    check_room,
+    check_shards,
     check_sizes,
     check_weights_file,
     first_line,
@@ -46,11 +48,13 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
     check_sizes(folder, config)
     check_full_precision(folder, config)
     check_weights_file(folder)
+    check_shards(folder)
     with quiet():
         try:
             hf_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise InputError(f"{folder}/config.json cannot be used: {first_line(error)}.") from error
+        check_room(folder, hf_config)
         try:
             hf_model, report = AutoModelForCausalLM.from_pretrained(
                 folder,

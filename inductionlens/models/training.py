@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from inductionlens.errors import InputError
 
+#: What AdamW keeps of every weight.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
 
 class Trainer:
     """AdamW (0.9, 0.98) on one model, gradients clipped to norm 1; its whole state can be kept and given back.
@@ -62,22 +65,36 @@ class Trainer:
         """Go back to a kept `state`.
 
         Raises:
-            InputError: it belongs to a model of another shape.
+            InputError: it belongs to a model of another shape, or is not whole.
         """
-        shapes = [tuple(weight.shape) for weight in self.parameters]
-        found = [tuple(state[f"weight.{index}"].shape) for index in range(len(shapes)) if f"weight.{index}" in state]
-        if found != shapes:
-            raise InputError("The kept state belongs to a model of another shape; train into another folder.")
+        self._check(state)
         self.step = int(state["step"])
         for index, weight in enumerate(self.parameters):
             with torch.no_grad():
                 weight.copy_(state[f"weight.{index}"])
             kept: dict[str, Any] = {
-                name: state[f"{name}.{index}"].clone() for name in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}.{index}" in state
-            }  # fmt: skip
+                name: state[f"{name}.{index}"].clone() for name in MOMENTS if f"{name}.{index}" in state
+            }
             if kept:
                 self.optimiser.state[weight] = kept
+
+    def _check(self, state: dict[str, Tensor]) -> None:
+        weights = {f"weight.{index}": weight for index, weight in enumerate(self.parameters)}
+        if any(name in state and state[name].shape != weight.shape for name, weight in weights.items()):
+            raise InputError("The kept state belongs to a model of another shape; train into another folder.")
+        expected: dict[str, tuple[int, ...]] = {"step": ()} | {
+            name: tuple(like.shape) for name, like in weights.items()
+        }
+        for index, weight in enumerate(self.parameters):
+            # Weights that no loss depends on have no moments at all.
+            if any(f"{name}.{index}" in state for name in MOMENTS):
+                expected |= {f"{name}.{index}": () if name == "step" else tuple(weight.shape) for name in MOMENTS}
+        for name in sorted(expected.keys() | state.keys()):
+            whole = name in expected and name in state and tuple(state[name].shape) == expected[name]
+            if not whole or (expected[name] and state[name].dtype != self.parameters[0].dtype):
+                raise InputError(f"The kept state is spoiled at {name}; train into another folder.")
+        if state["step"].dtype != torch.long or not 0 <= int(state["step"]) <= self.steps:
+            raise InputError(f"The kept state is of step {state['step'].item()}, and there are {self.steps}.")
 
 
 def train(

@@ -1,13 +1,11 @@
 """What breaks when heads are removed?"""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from inductionlens.models import Model
 from inductionlens.models.ablation import ablate, clean_run
 from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.loading import load_model
-from inductionlens.models.named_weights import named_weights
+from inductionlens.models.named_weights import weights_digest
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
 from inductionlens.partial import Partial
@@ -61,6 +59,8 @@ class AblationEffects:
     """How it was measured."""
     samples: dict[str, Float[np.ndarray, "head sequence"]] = field(default_factory=dict, repr=False)
     """Per-sequence effects behind each measure, in the table's row order."""
+    parts: Partial | None = field(default=None, repr=False)
+    """Finished parts on disk, until `save`."""
 
     def share_of_copying_lost(self) -> dict[str, float]:
         """Which share of the model's copying gain goes with its induction heads, and with as many random ones (the
@@ -74,11 +74,16 @@ class AblationEffects:
         return {"induction": float(lost["induction"]), "random": float(lost["random"])}
 
     def save(self, path: str | Path, format: str | None = None) -> None:
-        """Write the head table, whole or not at all, and its record; groups go to ``NAME.groups`` beside it."""
+        """Write the head table, whole or not at all, and its record; groups go to ``NAME.groups`` beside it.
+
+        Finished parts are removed then.
+        """
         path = Path(path)
         write_table(path, self.table, self.provenance | {"clean": self.clean}, format)
         if len(self.groups):
             write_table(path.with_suffix(f".groups{path.suffix}"), self.groups, self.provenance, format)
+        if self.parts is not None:
+            self.parts.finish()
 
     def plot(self, path: str | Path, measure: str | None = None) -> None:
         """Draw effects by head, against prefix matching, of groups, and losses by position, as .png, .svg or .pdf."""
@@ -105,7 +110,8 @@ def ablation_study(
     are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures of yours:
     name -> function of the windows' losses [batch, pos - 1] (nats; entry i is the loss of token i + 1) and tokens
     [batch, pos], giving one number per sequence. ``scores`` is a scan of the same model, made here if not given.
-    ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for bit.
+    ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for
+    bit; `AblationEffects.save` removes it.
     Settings may be given by name or as `AblationOptions`.
 
     Effects are ablated minus clean. ``effect_copies``: nats lost on later copies of random blocks. ``effect_icl``:
@@ -132,7 +138,7 @@ def ablation_study(
     groups = make_groups(scores, options) if options.groups and options.method == "exact" else []
     removed = [[head] for head in singles] + [list(group.heads) for group in groups]
     record = _record(model, options, notes, chosen)
-    work = record | {"removed": [[str(head) for head in group] for group in removed], "weights": _digest(model)}
+    work = record | {"removed": [[str(head) for head in group] for group in removed], "weights": weights_digest(model)}
     parts = Partial(None if partial is None else Path(partial), work)
     writers, obstacle = measure_writers(model, groups, options)
     record["groups"] = _groups_record(why_fewer(scores, options), writers, obstacle)
@@ -148,24 +154,25 @@ def ablation_study(
         if on_progress is not None:
             on_progress(min(done, total), total)
 
-    for stimulus in stimuli:
-        change = _change(model, stimulus, options)
-        if options.method == "gradient":
-            found = measure_attribution(model, stimulus, change, batch_size=options.batch_size)
-            for name, values in found.items():
-                effects[name] = np.stack([values[head.layer, head.index] for head in singles])
-            continue
-        measured = measure_effects(
-            model, stimulus, removed, change, batch_size=options.batch_size, kept=parts.parts, on_part=on_part
-        )
-        clean |= measured.clean
-        for name, values in measured.ablated.items():
-            effects[name] = values - measured.clean[name]
+    with parts:
+        for stimulus in stimuli:
+            change = _change(model, stimulus, options)
+            if options.method == "gradient":
+                found = measure_attribution(model, stimulus, change, batch_size=options.batch_size)
+                for name, values in found.items():
+                    effects[name] = np.stack([values[head.layer, head.index] for head in singles])
+                continue
+            measured = measure_effects(
+                model, stimulus, removed, change, batch_size=options.batch_size, kept=parts.parts, on_part=on_part
+            )
+            clean |= measured.clean
+            for name, values in measured.ablated.items():
+                effects[name] = values - measured.clean[name]
     table, samples = head_rows(origin_of(model).name, scores, options, chosen, singles, beside, effects)
     by_group = group_rows(groups, len(singles), effects, options, holds_writer(groups, writers))
     losses = _losses(model, groups, stimuli, options)
-    parts.finish()
-    return AblationEffects(table, by_group, losses, _clean_values(model, clean, options), record, samples)
+    values = _clean_values(model, clean, options)
+    return AblationEffects(table, by_group, losses, values, record, samples, parts)
 
 
 def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options: AblationOptions) -> "pandas.DataFrame":
@@ -224,12 +231,3 @@ def _record(model: Model, options: AblationOptions, notes: dict[str, Any], chose
         "stimuli": notes,
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-def _digest(model: Model) -> str:
-    """A fingerprint of a model's weights."""
-    hashed = hashlib.sha256()
-    for name, weight in named_weights(model).items():
-        hashed.update(name.encode())
-        hashed.update(weight.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return hashed.hexdigest()[:16]

@@ -17,6 +17,11 @@ CURVES = {
     "copying_gain": ("gain on later copies", " nats"),
 }
 
+#: Steps named in a sentence.
+MOST_NAMED = 8
+#: How the ``problem`` of a snapshot begins that was measured, and whose weights other snapshots have too.
+SAME = "same weights, bit for bit, as step "
+
 
 def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES)) -> dict[str, PhaseChange]:
     """Where each curve of a table of steps breaks, on one axis; snapshots without numbers are left out.
@@ -68,6 +73,7 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
     changes = changes_of(steps)
     read = steps.dropna(subset=["loss"])
     said = [f"{len(read)} of {len(steps)} checkpoints measured."] if len(read) < len(steps) else []
+    said += _same_weights(read)
     for name, (called, unit) in CURVES.items():
         first, last = read[name].iloc[0], read[name].iloc[-1]
         whole = f"{called}: {first:.2f} at first, {last:.2f}{unit} at the end"
@@ -91,6 +97,19 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
             f"their windows overlap by {together.overlap:.0%}."
         )
     return said
+
+
+def _same_weights(read: "pandas.DataFrame") -> list[str]:
+    """Which snapshots are no snapshots of their own."""
+    copies = read[read["problem"].astype(str).str.startswith(SAME)] if "problem" in read.columns else read[:0]
+    if copies.empty:
+        return []
+    steps = [str(step) for step in copies["step"]]
+    named = ", ".join(steps[:MOST_NAMED]) + (f" and {len(steps) - MOST_NAMED} more" * (len(steps) > MOST_NAMED))
+    return [
+        f"{len(steps)} checkpoints have the same weights, bit for bit, as others (steps {named}; see problem): they "
+        "cannot all be of the steps that they are named after."
+    ]
 
 
 def _verdict(read: "pandas.DataFrame", change: PhaseChange | None) -> str:

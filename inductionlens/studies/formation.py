@@ -8,6 +8,7 @@ from typing import Any
 from inductionlens.errors import InputError
 from inductionlens.intervals import KIND
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
+from inductionlens.models.named_weights import weights_digest
 from inductionlens.models.read_ahead import read_ahead
 from inductionlens.partial import Partial
 from inductionlens.studies.formation_options import FormationOptions
@@ -15,8 +16,9 @@ from inductionlens.studies.formation_result import Formation
 from inductionlens.studies.formation_stimuli import Stimuli
 from inductionlens.studies.formation_tables import tables_of
 from inductionlens.studies.provenance import environment
+from inductionlens.studies.run_files import training_losses
 from inductionlens.studies.settings import settled
-from inductionlens.studies.training import run_settings, training_losses
+from inductionlens.studies.training import run_settings
 
 
 def formation(
@@ -37,10 +39,11 @@ def formation(
     picks some of them (see `chosen_steps`). While one is measured the next one is read. Every checkpoint sees the same
     tokens. The last checkpoint is scanned too: only a scan's verdict calls a head an induction head. A checkpoint
     that cannot be read is reported in the table and left out. ``partial`` names a file for
-    finished checkpoints: an interrupted call goes on from there and ends the same.
+    finished checkpoints: an interrupted call goes on from there and ends the same; `Formation.save` removes it.
 
     Raises:
-        InputError: nothing to measure, a setting that does not fit, or models that differ in shape.
+        InputError: nothing to measure, a setting that does not fit, models that differ in shape, a spoiled ``run.json``
+            or ``training.csv``, or a ``partial`` that holds other work or is in use by another process.
     """
     options = settled("formation", FormationOptions, options, settings)
     named = isinstance(source, (str, Path))
@@ -48,38 +51,57 @@ def formation(
     if not series:
         raise InputError("There is no checkpoint to measure.")
     series = chosen_steps(series, steps)
+    folder = Path(source).expanduser() if named else None
     work = {"options": asdict(options), "checkpoints": [[one.step, one.name] for one in series]}
-    work["run"] = run_settings(Path(source)) if named else None
-    parts = Partial(None if partial is None else Path(partial), work)
+    work["run"] = run_settings(folder) if named else None
+    losses = training_losses(folder) if work["run"] is not None else None
+    with Partial(None if partial is None else Path(partial), work) as parts:
+        last = _measure(series, parts, options, folder, on_progress)
+    record = {"command": "formation", "source": str(source) if named else "checkpoints", **work, **environment()}
+    verdicts = parts.parts[_verdicts(last)]
+    record["verdicts"] = {"step": last.step, "by": "scan"} | (
+        {name: text for name, text in verdicts.items() if name == "reason"}
+    )
+    record["intervals"] = KIND
+    measured = {str(one.step): parts.parts[str(one.step)] for one in series}
+    record["measured"] = next((part["notes"] for part in measured.values() if "notes" in part), {})
+    measured[str(last.step)] = measured[str(last.step)] | {"verdicts": verdicts}
+    return Formation(**tables_of(series, measured, losses), provenance=record, parts=parts)
+
+
+def _measure(
+    series: list[Checkpoint],
+    parts: Partial,
+    options: FormationOptions,
+    folder: Path | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Checkpoint:
+    """Measure the checkpoints that are not among the parts yet, and scan the last that can be read, which is given."""
     stimuli: Stimuli | None = None
     waiting = [one for one in series if str(one.step) not in parts.parts]
     for done, (one, model) in enumerate(read_ahead(waiting), start=len(series) - len(waiting) + 1):
         if isinstance(model, InputError):
             parts.parts[str(one.step)] = {"problem": str(model)}  # not written down: another time it may be there
         else:
-            stimuli = stimuli or Stimuli(model, options, Path(source) if named else None)
+            stimuli = stimuli or Stimuli(model, options, folder)
             stimuli.check(model, one)
-            measured = stimuli.measure(model)
+            measured = stimuli.measure(model) | {"weights": weights_digest(model)}
             if one is series[-1]:
-                measured["verdicts"] = stimuli.verdicts(model)
+                parts.add(_verdicts(one), stimuli.verdicts(model))
             parts.add(str(one.step), measured)
         if on_progress is not None:
             on_progress(done, len(series))
-    if all("problem" in part for part in parts.parts.values()):
+    read = [one for one in series if "problem" not in parts.parts[str(one.step)]]
+    if not read:
         first = parts.parts[str(series[0].step)]["problem"]
         raise InputError(f"None of the {len(series)} checkpoints could be read; of the first: {first}")
-    last = [one for one in series if "problem" not in parts.parts[str(one.step)]][-1]
-    if "verdicts" not in parts.parts[str(last.step)]:  # the checkpoints after it could not be read
-        model = last.load()
-        stimuli = stimuli or Stimuli(model, options, Path(source) if named else None)
-        parts.add(str(last.step), parts.parts[str(last.step)] | {"verdicts": stimuli.verdicts(model)})
-    found = tables_of(series, parts.parts, training_losses(Path(source)) if named else None)
-    name = str(source) if isinstance(source, (str, Path)) else "checkpoints"
-    record = {"command": "formation", "source": name, **work, **environment()}
-    record["verdicts"] = {"step": last.step, "by": "scan"} | (
-        {name: text for name, text in parts.parts[str(last.step)]["verdicts"].items() if name == "reason"}
-    )
-    record["intervals"] = KIND
-    record["measured"] = next((part["notes"] for part in parts.parts.values() if "notes" in part), {})
-    parts.finish()
-    return Formation(**found, provenance=record)
+    if _verdicts(read[-1]) not in parts.parts:  # the checkpoints after it could not be read
+        model = read[-1].load()
+        stimuli = stimuli or Stimuli(model, options, folder)
+        parts.add(_verdicts(read[-1]), stimuli.verdicts(model))
+    return read[-1]
+
+
+def _verdicts(one: Checkpoint) -> str:
+    """Under which key a scan of a checkpoint is kept."""
+    return f"verdicts of {one.step}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inductionlens.errors import InputError
 from inductionlens.files import check_writable, format_of, read_plain_table, write_table
 from inductionlens.heads import Head
+from inductionlens.partial import Partial
 from inductionlens.phase_change import PhaseChange
 from inductionlens.studies.changes import changes_of, in_words
 
@@ -36,7 +37,8 @@ class Formation:
     """One row per snapshot: ``step``, ``tokens``, losses, ``icl_score``, and its best head by prefix matching and by
     previous-token attention, each chosen on half of the sequences and measured on the other half; at the last one
     ``induction_heads``, those that a scan calls so (``none``; empty where no scan was made).
-    ``problem`` says why a snapshot could not be read; its numbers are empty."""
+    ``problem`` says why a snapshot could not be read (its numbers are then empty), or which others have the same
+    weights, bit for bit."""
     heads: "pandas.DataFrame"
     """One row per snapshot and head; ``kind`` is a scan's verdict at the last one, empty before."""
     losses: "pandas.DataFrame"
@@ -50,6 +52,8 @@ class Formation:
     changes or nothing was ablated. Olsson et al. 2022."""
     provenance: dict[str, Any] = field(repr=False)
     """How it was measured."""
+    parts: Partial | None = field(default=None, repr=False)
+    """Finished checkpoints on disk, until `save`; None for tables that were read."""
 
     def curve(self, column: str, head: Head | str | tuple[int, int] | None = None) -> "pandas.DataFrame":
         """``step`` and ``value`` of a column over training, of one head or of the model as a whole.
@@ -75,7 +79,7 @@ class Formation:
 
     def save(self, path: str | Path, format: str | None = None) -> None:
         """Write ``steps``, whole or not at all, and their record; the other tables go beside them (``run.heads.csv``
-        beside ``run.csv``, and so on). `read_formation` gives them back.
+        beside ``run.csv``, and so on), and remove finished parts. `read_formation` gives them back.
 
         Raises:
             InputError: an unknown suffix, or a place that cannot be written; nothing has been written.
@@ -86,6 +90,8 @@ class Formation:
             check_writable(place)
         for name, place in zip(("steps", *BESIDE), files_of(path), strict=True):
             write_table(place, getattr(self, name), self.provenance, format)
+        if self.parts is not None:
+            self.parts.finish()
 
 
 def files_of(path: Path) -> list[Path]:
@@ -103,6 +109,11 @@ def read_formation(path: str | Path, format: str | None = None) -> Formation:
     for name, place in zip(("steps", *BESIDE), files_of(Path(path)), strict=True):
         tables[name], found = read_plain_table(place, TEXT, REQUIRED[name], f"table of {name} of a run", format)
         record = record or found
+    for name in ("run", "measured"):
+        if not isinstance(record.get(name) or {}, dict):
+            raise InputError(f"The record of {path} has no settings at {name}; delete it to read the tables alone.")
+    if not isinstance((record.get("measured") or {}).get("followed", ""), str):
+        raise InputError(f"The record of {path} names no tokens at followed; delete it to read the tables alone.")
     if "tokens" in tables["steps"].columns:
         tables["steps"]["tokens"] = tables["steps"]["tokens"].astype("Int64")
     return Formation(**tables, provenance=record)

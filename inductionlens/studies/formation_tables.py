@@ -11,7 +11,7 @@ from inductionlens.heads import Head
 from inductionlens.models.checkpoints import Checkpoint
 from inductionlens.scores.losses import log_slope
 from inductionlens.scores.trajectories import before_and_after, before_and_after_score
-from inductionlens.studies.changes import changes_of
+from inductionlens.studies.changes import MOST_NAMED, SAME, changes_of
 
 if TYPE_CHECKING:
     import pandas
@@ -32,9 +32,11 @@ def tables_of(
     import pandas as pd
 
     steps, heads, losses, followed, ablated = [], [], [], [], {}
+    equal = _equal_weights(series, parts)
     for one in series:
         part = parts[str(one.step)]
-        row: dict[str, Any] = {"step": one.step, "tokens": one.tokens, "problem": part.get("problem", "")}
+        problem = part.get("problem", equal.get(one.step, ""))
+        row: dict[str, Any] = {"step": one.step, "tokens": one.tokens, "problem": problem}
         if "problem" in part:
             steps.append(row)
             continue
@@ -62,6 +64,20 @@ def tables_of(
     found = {"steps": table, "heads": pd.DataFrame(heads), "losses": pd.DataFrame(losses)}
     found["followed"] = pd.DataFrame(followed)
     return found | {"before": _before(table, found["heads"], found["followed"], ablated)}
+
+
+def _equal_weights(series: Sequence[Checkpoint], parts: dict[str, Any]) -> dict[int, str]:
+    """Steps whose weights are those of other steps too, bit for bit, and which: not all can be what they are called."""
+    alike: dict[str, list[int]] = {}
+    for one in series:
+        alike.setdefault(parts[str(one.step)].get("weights", f"step {one.step}"), []).append(one.step)
+    said = {}
+    for group in alike.values():
+        for step in group if len(group) > 1 else []:
+            others = [other for other in group if other != step]
+            more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+            said[step] = f"{SAME}{', '.join(map(str, others[:MOST_NAMED]))}{more}"
+    return said
 
 
 def _slope(table: "pandas.DataFrame") -> "pandas.Series":

@@ -1,8 +1,9 @@
 """Do Olsson et al.'s arguments hold on toys trained here?"""
 
 import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from inductionlens.effects import Change, Stimulus, measure_effects
 from inductionlens.errors import InputError
 from inductionlens.files import write_atomically, write_table
 from inductionlens.heads import Head
+from inductionlens.locks import held
 from inductionlens.models.checkpoints import local_checkpoints
 from inductionlens.plots.formation import plot_analysis
 from inductionlens.probes import generator_from
@@ -24,7 +26,10 @@ from inductionlens.studies.formation import formation
 from inductionlens.studies.formation_options import FormationOptions
 from inductionlens.studies.formation_result import Formation, read_formation
 from inductionlens.studies.provenance import study_record
+from inductionlens.studies.run_files import LOCK
+from inductionlens.studies.summaries import read_summary
 from inductionlens.studies.training import TrainOptions, train_toy, unseen_rows
+from inductionlens.studies.workers import end_with
 
 if TYPE_CHECKING:
     import pandas
@@ -111,7 +116,7 @@ def reproduce(
     Arguments 1, 2, 3 and 5.
 
     Raises:
-        InputError: an unknown preset, or a folder that holds other runs.
+        InputError: an unknown preset, or a folder that holds other runs, or that another process reproduces into.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
@@ -122,10 +127,20 @@ def reproduce(
     folder, plans = Path(folder), list(preset.plans())
     for plan in plans:
         _kept(folder, plan, preset.windows)
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    for done, _ in enumerate(_work(folder, preset, plans, workers), start=1):
-        if on_progress is not None:
-            on_progress(done, len(plans))
+    try:
+        (folder / "tables").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}.") from error
+    taken = f"Another process is reproducing into {folder}; wait for it to end, or reproduce into another folder."
+    with held(folder / LOCK, taken):
+        for done, _ in enumerate(_work(folder, preset, plans, workers), start=1):
+            if on_progress is not None:
+                on_progress(done, len(plans))
+        return _written(folder, preset, plans)
+
+
+def _written(folder: Path, preset: Preset, plans: list[Plan]) -> Reproduction:
+    """Put all models together, and write it down."""
     import pandas as pd
 
     runs = pd.DataFrame(
@@ -171,8 +186,14 @@ def _work(folder: Path, preset: Preset, plans: list[Plan], workers: int) -> Iter
         return
     from joblib import Parallel, delayed
 
-    jobs = (delayed(_one)(folder, plan, preset.windows) for plan in plans)
+    jobs = (delayed(_one_of)(os.getpid(), folder, plan, preset.windows) for plan in plans)
     yield from Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+
+
+def _one_of(parent: int, folder: Path, plan: Plan, windows: int) -> None:
+    """`_one`, in a process that ends with its parent."""
+    end_with(parent)
+    _one(folder, plan, windows)
 
 
 def _one(folder: Path, plan: Plan, windows: int) -> None:
@@ -187,9 +208,10 @@ def _one(folder: Path, plan: Plan, windows: int) -> None:
         table = folder / "tables" / f"{plan.name}.csv"
         options = FormationOptions(n_windows=windows)
         found = formation(place, options=options, partial=table.with_name(table.name + ".partial"))
-        found.save(table)
         text = json.dumps({"plan": _described(plan, windows), **_measured(found, place, windows)}, indent=1) + "\n"
+        replace(found, parts=None).save(table)
         write_atomically(summary, text.encode())
+        found.parts.finish()  # not before the summary is there: without it the model is measured again
     finally:
         torch.set_num_threads(before)
 
@@ -207,11 +229,8 @@ def _kept(folder: Path, plan: Plan, windows: int) -> dict[str, Any] | None:
     path = folder / "tables" / f"{plan.name}.json"
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}; remove it to measure that model again.") from error
-    if found.pop("plan", None) != _described(plan, windows):
+    found = read_summary(path)
+    if found.pop("plan") != _described(plan, windows):
         raise InputError(f"{folder} holds {plan.name} of other settings; reproduce into another folder.")
     return found
 

@@ -2,28 +2,28 @@
 
 import json
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from inductionlens.errors import InputError
-from inductionlens.files import encode_table, write_atomically
-from inductionlens.models.toy import ToyConfig, new_toy, save_toy
+from inductionlens.files import write_atomically
+from inductionlens.locks import held
+from inductionlens.models.toy import ToyConfig, new_toy
 from inductionlens.models.training import Trainer
+from inductionlens.studies.run_files import LOCK, is_passing, restore, training_losses, write_losses
+from inductionlens.studies.run_files import keep as _keep
+from inductionlens.studies.run_files import snapshot as _snapshot
 from inductionlens.studies.settings import settled
 from inductionlens.studies.windows import Windows
 from inductionlens.training_batches import training_batches
 
-if TYPE_CHECKING:
-    import pandas
-
-FORMAT = "inductionlens-run"
+FORMAT, VERSION = "inductionlens-run", 1
 NORMS = {"LN": "LN", "RMS": "RMS", "none": None}
 
 
@@ -119,14 +119,27 @@ def train_toy(
     ``run.json`` the settings, ``state.safetensors`` what is needed to go on. ``settings`` are those of `TrainOptions`.
 
     Raises:
-        InputError: an unusable setting, or a folder that holds another run or other things.
+        InputError: an unusable setting, a folder that holds another run or other things, that another process trains
+            into, or that cannot be written to.
     """
     options = settled("train_toy", TrainOptions, options, settings)
     folder = Path(folder)
     batches = training_batches(
         options.data, batch_size=options.batch_size, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )
-    _claim(folder, options)
+    with _claimed(folder, options):
+        _train(folder, options, batches, device, on_progress)
+    return folder
+
+
+def _train(
+    folder: Path,
+    options: TrainOptions,
+    batches: Callable[[int], Tensor],
+    device: str | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Train from the last snapshot in the folder to the end."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = new_toy(options.config(), seed=options.seed)
     if device != "cpu":
@@ -136,26 +149,52 @@ def train_toy(
         learning_rate=options.learning_rate, warmup=options.warmup, decay=options.decay,
         weight_decay=options.weight_decay,
     )  # fmt: skip
-    losses = _restore(trainer, folder, device)
+    losses = restore(trainer, folder, device)
+    per_step = options.batch_size * options.n_ctx
     wanted = set(snapshot_steps(options.steps, options.snapshots))
+    if losses and training_losses(folder) is None:
+        write_losses(folder, losses, per_step)
     if not losses:
         _snapshot(model, folder, 0)
     for step in range(trainer.step + 1, options.steps + 1):
         losses.append(trainer.learn(batches(step)))
         if step in wanted:
             _snapshot(model, folder, step)
-            _keep(trainer, folder, losses, options)
+            _keep(trainer, folder, losses, per_step)
         if on_progress is not None:
             on_progress(step, options.steps)
-    return folder
 
 
 def run_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of the run in a folder; None where there is no run."""
-    try:
-        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """The settings of the run in a folder, all of `TrainOptions`; None where there is no run.
+
+    Raises:
+        InputError: its ``run.json`` is spoiled, or of another version.
+    """
+    record = folder / "run.json"
+    if not record.is_file():
         return None
+    try:
+        return _checked(json.loads(record.read_text(encoding="utf-8")))
+    except InputError as error:
+        reason = str(error).rstrip(".")
+    except (OSError, ValueError, RecursionError):
+        reason = "it is not readable JSON"
+    raise InputError(f"{record} is no record of a run that this version knows ({reason}); restore it or move it away.")
+
+
+def _checked(note: Any) -> dict[str, Any]:
+    """The options in the record of a run, each of the type that it should have."""
+    options = note.get("options") if isinstance(note, dict) else None
+    if not isinstance(options, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"it is not of format {FORMAT}, version {VERSION}")
+    known = asdict(TrainOptions())
+    for name in sorted(known.keys() ^ options.keys(), key=str):
+        raise InputError(f"it has {'no' if name in known else 'an unknown'} option {name}")
+    for name, value in options.items():
+        if type(value) is not type(known[name]) and (type(value), type(known[name])) != (int, float):
+            raise InputError(f"its option {name} is {str(value)[:60]!r}, a {type(value).__name__}")
+    return asdict(TrainOptions(**options))
 
 
 def unseen_rows(folder: Path, count: int, length: int | None = None) -> Windows | None:
@@ -177,80 +216,35 @@ def unseen_rows(folder: Path, count: int, length: int | None = None) -> Windows 
     return Windows(batches(options.steps + 1)[:, :length], f"rows of {options.data} after the last step", 0)
 
 
-def training_losses(folder: Path) -> np.ndarray | None:
-    """The training loss of every step of a run, [step] from the first; None where the folder holds none."""
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(folder / "training.csv")
-        return table.sort_values("step")["loss"].to_numpy(dtype=float)
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _claim(folder: Path, options: TrainOptions) -> None:
-    """Make the folder a run's, or find out that it is this run's already."""
-    note = {"format": FORMAT, "version": 1, "options": asdict(options)}
-    record = folder / "run.json"
-    if record.is_file():
-        try:
-            there = json.loads(record.read_text(encoding="utf-8"))["options"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{record} is not readable; train into another folder.") from error
-        differ = [name for name, value in note["options"].items() if there.get(name) != value]
+def _check_place(folder: Path, options: TrainOptions) -> None:
+    """Refuse a folder that holds another run, or other things."""
+    settings = run_settings(folder)
+    if settings is not None:
+        differ = [name for name, value in asdict(options).items() if settings[name] != value]
         if differ:
             raise InputError(
-                f"{folder} holds a run of other settings ({differ[0]} is {there.get(differ[0])!r} there and "
-                f"{note['options'][differ[0]]!r} here); train into another folder."
+                f"{folder} holds a run of other settings ({differ[0]} is {settings[differ[0]]!r} there and "
+                f"{getattr(options, differ[0])!r} here); train into another folder."
             )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(not is_passing(path) for path in folder.iterdir())):
         raise InputError(f"{folder} is not empty and holds no run; train into another folder.")
+
+
+@contextmanager
+def _claimed(folder: Path, options: TrainOptions) -> Iterator[None]:
+    """Make the folder this run's, and let no other process train into it meanwhile."""
+    _check_place(folder, options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}.") from error
-    write_atomically(record, (json.dumps(note, indent=2) + "\n").encode())
-
-
-def _restore(trainer: Trainer, folder: Path, device: str) -> list[float]:
-    """Take the trainer to where the folder's run stopped, and give the losses so far."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "state.safetensors"
-    if not path.is_file():
-        return []
-    try:
-        state = load_file(path, device=device)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is truncated or corrupted: {error}; train into another folder.") from error
-    losses = state.pop("losses").tolist()
-    trainer.restore(state)
-    return losses
-
-
-def _keep(trainer: Trainer, folder: Path, losses: list[float], options: TrainOptions) -> None:
-    """Write down the losses, and then what is needed to go on: interrupted in between, the step is done again."""
-    from safetensors.torch import save
-
-    write_atomically(folder / "training.csv", encode_table(_loss_table(losses, options), "csv"))
-    state: dict[str, Tensor] = {**trainer.state(), "losses": torch.tensor(losses, dtype=torch.float64)}
-    write_atomically(folder / "state.safetensors", save({name: value.contiguous() for name, value in state.items()}))
-
-
-def _loss_table(losses: list[float], options: TrainOptions) -> "pandas.DataFrame":
-    import pandas as pd
-
-    steps = range(1, len(losses) + 1)
-    tokens = [step * options.batch_size * options.n_ctx for step in steps]
-    return pd.DataFrame({"step": steps, "tokens": tokens, "loss": losses})
-
-
-def _snapshot(model: torch.nn.Module, folder: Path, step: int) -> None:
-    """Save the toy as it is, whole or not at all."""
-    place, writing = folder / f"step-{step:07d}", folder / ".writing"
-    shutil.rmtree(writing, ignore_errors=True)
-    save_toy(model, writing)
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(writing, place)
+    if not os.access(folder, os.W_OK):  # a finished run may be looked at there
+        yield
+        return
+    taken = f"Another process is training into {folder}; wait for it to end, or train into another folder."
+    with held(folder / LOCK, taken):
+        _check_place(folder, options)
+        if not (folder / "run.json").is_file():
+            note = {"format": FORMAT, "version": VERSION, "options": asdict(options)}
+            write_atomically(folder / "run.json", (json.dumps(note, indent=2) + "\n").encode())
+        yield
