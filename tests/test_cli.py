@@ -165,7 +165,7 @@ BAD = [
     ("scan planted --seed -1", "seed must lie between 0 and 2^63 - 1; got -1"),
     ("scan planted --threshold 0", "threshold must lie above 0 and at most at 1; got 0.0"),
     ("scan planted --threshold nan", "threshold must lie above 0 and at most at 1; got nan"),
-    ("scan planted --period 60", "period=46 fits"),
+    ("scan planted --period 60", "period=47 (or repeats=3) fits"),
     ("scan planted --reduce mean", "reduce must be one of sum, last, first, entry_mean, diagonal; got 'mean'"),
     ("scan planted --copying-source z", "copying_source must be one of value, head_output; got 'z'"),
     ("scan planted --logit-recipe x", "logit_recipe must be one of default, mcdougall; got 'x'"),

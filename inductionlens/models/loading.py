@@ -38,7 +38,7 @@ def load_model(
         if (revision, checkpoint, device, dtype) != (None, None, None, None):
             raise InputError("A model object is taken as it is; revision, checkpoint, device and dtype do not apply.")
         return _from_object(source)
-    device, dtype, named = _device(device), dtype or "float32", str(source)
+    device, dtype, named = check_device(device), dtype or "float32", str(source)
     try:
         folder = Path(source).expanduser()
         there = folder.exists()
@@ -67,7 +67,12 @@ def load_model(
     return load_hub(named, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
 
 
-def _device(device: str | None) -> str:
+def check_device(device: str | None) -> str:
+    """The device that is meant, CUDA by default where there is one.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
