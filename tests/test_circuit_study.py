@@ -437,7 +437,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, said):
 def test_bad_settings_are_refused_in_python(scores):
     with refused("path_orders has no setting 'draws'; it has measures, text"):
         il.path_orders("planted", draws=3)
-    with refused("measures must be among copies, text; got 'none'"):
+    with refused("measures must be among copies, text; got none"):
         il.path_orders("planted", measures=())
     with refused("No path into 1.0 was measured; the readers are 1.2"):
         il.circuit("planted", sequences=2, scores=scores["induction"]).paths("1.0")
