@@ -117,14 +117,12 @@ def circuit(
     probe = _probe(model, sequences, period, bos, seed)
     if distance is not None and not 0 <= distance <= model.cfg.n_ctx - 2:
         raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
+    made: dict[str, Any] | None = None
     if scores is None:
         check_heads(readers, "readers", model)
         repeats = min(4, (model.cfg.n_ctx - probe.start) // period)
-        longest = fitting_logit_period(model, probe.bos)
-        scores = scan(
-            model, seed=seed, bos=bos, period=period, repeats=repeats, logit_period=longest, controls=controls,
-            batch_size=batch_size,
-        )  # fmt: skip
+        made = {"repeats": repeats, "logit_period": fitting_logit_period(model, probe.bos), "controls": controls}
+        scores = scan(model, seed=seed, bos=bos, period=period, batch_size=batch_size, **made)
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:
@@ -148,7 +146,7 @@ def circuit(
     layers = sorted({head.layer for head in apart})
     found = dict(zip(layers, ov_eigenvalues(model, layers).numpy(), strict=True))
     eigenvalues = {head: found[head.layer][head.index] for head in apart}
-    record = _record(model, probe, composition, distance, apart)
+    record = _record(model, probe, composition, distance, apart) | {"scan": made or "scores of the caller"}
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
 
 
