@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from inductionlens.checks import check_size
 from inductionlens.errors import InputError
 
 #: Share of the ordinary ids dropped at each end of the pool, as Bansal et al. 2022 do (Olsson et al. give no cut-off).
@@ -133,17 +134,9 @@ def fresh_tokens(
     return tokens if bos is None else torch.cat([torch.full((sequences, 1), bos), tokens], dim=1)
 
 
-def check_size(sequences: int, length: int) -> None:
-    """Refuse stimuli that no one can have meant.
-
-    Raises:
-        InputError: more than 100,000 sequences, or 100 million tokens.
-    """
-    if sequences > 10**5 or sequences * length > 10**8:
-        raise InputError(
-            f"{sequences} sequences of {length} tokens are too many: at most 100,000 sequences and 100 million tokens "
-            "make one stimulus; use a smaller sequences, period or repeats."
-        )
+def way_out(name: str, most: int, least: int = 3) -> str:
+    """What a refusal of blocks that do not fit ends with: ``period=14 fits``, or that nothing does."""
+    return f"{name}={most} fits" if most >= least else "no block is so short"
 
 
 def token_pool(ordinary: Int[Tensor, " vocabulary"] | Iterable[int], trim: float = TRIM) -> Int[Tensor, " pool"]:

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 import inductionlens as il
+from inductionlens.cli import speak
 from inductionlens.models.named_weights import named_weights
+
+# On a slow machine a command that a test runs may take half a minute; what it says then is tested by itself.
+speak.EVERY = 3600.0
 
 
 @pytest.fixture(scope="session")

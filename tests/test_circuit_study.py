@@ -406,20 +406,23 @@ def test_the_other_commands_print_and_write(tmp_path, words, rows, said):
         (("circuit", "planted", "--readers", "0.1"), "Heads of layer 0 read no other head (0.1)"),
         (("circuit", "planted-idle"), "The scan found no induction head to take apart"),
         (("circuit", "planted", "--readers", "inducton"), "There is no kind 'inducton' of head"),
-        (("circuit", "planted", "--period", 2), "period must be a whole number of at least 3; got 2"),
+        (("circuit", "planted", "--period", 2), "period must be at least 3; got 2"),
         (("circuit", "planted", "--period", 100), "too short for two blocks of 100; period=95 fits"),
-        (("circuit", "planted", "--sequences", 0), "sequences must be a whole number of at least 1; got 0"),
+        (("circuit", "planted", "--sequences", 0), "sequences must be at least 1; got 0"),
         (("circuit", "planted", "--distance", 500), "distance must lie between 0 and 190, inside the context; got 500"),
         (("circuit", "planted", "--out", "pairs.txt"), "The suffix of pairs.txt must be one of .csv"),
         (("circuit", "planted", "--picture", "circuit.bmp"), "The suffix of circuit.bmp must be one of .png"),
         (("circuit", "planted", "--bos", 3, "--no-bos"), "--bos and --no-bos contradict each other"),
         (("orders", "planted", "--measures", "icl"), "measures must be among copies, text; got 'icl'"),
         (("trigrams", "planted", "--head", "1.2"), "Skip trigrams are read off heads of layer 0"),
-        (("trigrams", "planted", "--top", 0), "top must be a whole number of at least 1; got 0"),
+        (("trigrams", "planted", "--top", 0), "top must be at least 1; got 0"),
         (("repeats", "planted", "--tokens", "poisson"), "distributions must be among uniform, zipf, shuffled, text"),
         (("repeats", "planted"), "64 ids are too few for bytes, which text and shuffled need; leave them out"),
-        (("repeats", "planted", "--times", 1), "repeats at least 2 and sequences at least 1; got 25, 1 and 20"),
-        (("repeats", "planted", "--tokens", "uniform", "--period", 60), "too short for 4 blocks of 60; period=47 fits"),
+        (("repeats", "planted", "--times", 1), "repeats must be at least 2; got 1"),
+        (
+            ("repeats", "planted", "--tokens", "uniform", "--period", 60),
+            "too short for 4 blocks of 60; period=47 fits; so does repeats=3",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, said):
@@ -434,7 +437,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, said):
 def test_bad_settings_are_refused_in_python(scores):
     with refused("path_orders has no setting 'draws'; it has measures, text"):
         il.path_orders("planted", draws=3)
-    with refused("measures must be among copies, text; got 'none'"):
+    with refused("measures must be among copies, text; got none"):
         il.path_orders("planted", measures=())
     with refused("No path into 1.0 was measured; the readers are 1.2"):
         il.circuit("planted", sequences=2, scores=scores["induction"]).paths("1.0")

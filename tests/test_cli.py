@@ -165,7 +165,7 @@ BAD = [
     ("scan planted --seed -1", "seed must lie between 0 and 2^63 - 1; got -1"),
     ("scan planted --threshold 0", "threshold must lie above 0 and at most at 1; got 0.0"),
     ("scan planted --threshold nan", "threshold must lie above 0 and at most at 1; got nan"),
-    ("scan planted --period 60", "period=46 fits"),
+    ("scan planted --period 60", "period=47 fits"),
     ("scan planted --reduce mean", "reduce must be one of sum, last, first, entry_mean, diagonal; got 'mean'"),
     ("scan planted --copying-source z", "copying_source must be one of value, head_output; got 'z'"),
     ("scan planted --logit-recipe x", "logit_recipe must be one of default, mcdougall; got 'x'"),
@@ -276,3 +276,82 @@ def test_progress_is_shown_on_a_terminals_stderr_only(tmp_path):
     os.close(leader)
     assert b"planted" in seen
     assert len(out.splitlines()) == 7
+
+
+def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(monkeypatch):
+    from inductionlens.cli import speak
+
+    monkeypatch.setattr(speak, "EVERY", 0.02)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with speak.Progress(False, "scanning a\nmodel") as progress:
+        progress.at(1200, 5000)
+        time.sleep(0.2)
+    lines = stream.getvalue().splitlines()
+    assert lines
+    assert set(lines) == {"inductionlens: scanning a model, 1,200 of 5,000, 0 s"}
+    time.sleep(0.05)
+    said = stream.getvalue()
+    with speak.Progress(True, "scanning"):
+        time.sleep(0.1)
+    assert stream.getvalue() == said
+
+
+def test_a_message_is_one_line_and_commands_no_terminal():
+    code, _, err = run("scan", "a\nb\x1b[31mred")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "\x1b" not in err
+    assert "a b\\x1b[31mred" in err
+
+
+def test_a_verdict_without_controls_says_so():
+    words = ("scan", "planted-fixed-offset", "--sequences", 2, "--logit-period", 25)
+    assert "The controls were left out" not in run(*words)[1]
+    assert "a head that looks a fixed distance back" in run(*words, "--no-controls")[1]
+    words = ("--sequences", 2, "--no-controls")
+    assert "The controls were left out" in run("circuit", "planted", *words)[1]
+    assert "The controls were left out" in run("ablate", "planted", "--measures", "copies", "--draws", 2, *words)[1]
+
+
+def test_the_way_out_that_orders_names_is_an_option_of_orders(tmp_path):
+    config = il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=64, n_ctx=80)
+    il.save_toy(il.new_toy(config), tmp_path / "toy")
+    words = ("orders", tmp_path / "toy", "--measures", "copies", "--sequences", 2)
+    assert "period=19 fits; so does repeats=3" in run(*words)[2]
+    assert run(*words, "--period", 19)[0] == 0
+    assert run(*words, "--repeats", 3)[0] == 0
+
+
+def test_an_interrupt_that_a_library_turns_into_its_own_error_is_one(monkeypatch):
+    def lazily(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module") from error
+
+    from inductionlens.models import loading
+
+    monkeypatch.setattr(loading, "load_model", lazily)
+    assert run("scan", "planted") == (130, "", "inductionlens: interrupted; no half-written file is left.\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_while_its_own_modules_are_read_is_one_line(monkeypatch, capsys):
+    import builtins
+
+    from inductionlens import __main__
+
+    def interrupted(name, *rest):
+        if name == "inductionlens.cli":
+            raise KeyboardInterrupt
+        return before(name, *rest)
+
+    before = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        __main__.main()
+    monkeypatch.undo()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "inductionlens: interrupted; no half-written file is left.\n"

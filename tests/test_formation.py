@@ -537,9 +537,9 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path, run_folder):
         formation([])
     with refused("formation has no setting 'window'"):
         formation(run_folder, window=3)
-    with refused("sequences must be a whole number of at least 2; got 1"):
+    with refused("sequences must be at least 2; got 1"):
         formation(run_folder, sequences=1)
-    with refused("period must fit the context four times and the vocabulary once; 7 does, got 9"):
+    with refused("period must be at least 3 and fit the context four times and the vocabulary once; 7 does, got 9"):
         formation(run_folder, period=9)
 
 

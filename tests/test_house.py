@@ -45,6 +45,7 @@ FLOORS = [
     ("plots", 1, "tables"),
     ("patterns_view", 1, "tables"),
     ("errors", 0, "ground"),
+    ("checks", 0, "ground"),
     ("heads", 0, "ground"),
     ("detection", 0, "ground"),
     ("tables", 0, "ground"),

@@ -559,14 +559,34 @@ def test_a_context_too_short_says_what_fits(tmp_path):
     config = il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=60, n_ctx=64)
     il.save_toy(il.new_toy(config), tmp_path / "toy")
     model = il.load_model(tmp_path / "toy")
-    with refused(r"context of 64 tokens is too short for 101 \(BOS \+ 25 x 4\); period=14 fits"):
+    with refused(r"context is 64 tokens, BOS counted, .*; period=15 \(or repeats=2\) fits"):
         il.scan(model)
-    with refused(r"leaves no room for gaps between 4 blocks of 15; use a smaller period, or .*--no-controls"):
-        il.scan(model, period=15, sequences=2)
-    assert len(il.scan(model, period=15, sequences=2, controls=False)) == 2
-    assert len(il.scan(model, period=14, sequences=2)) == 2
-    with refused(r"too short for 81 \(BOS \+ 40 x 2\); logit_period=31 fits"):
+    with refused(r"period=15 and logit_period=31 fit\."):
+        il.scan(model, period=40, logit_period=40)
+    assert len(il.scan(model, period=15, logit_period=31, sequences=2)) == 2
+    assert len(il.scan(model, repeats=2, sequences=2)) == 2
+    with refused(r"logit_period=31 fits\."):
         il.scan(model, period=10, logit_period=40)
+    with refused(
+        r"a gap of 2 is for the controls, .*; period=30 \(or no controls: controls=False, --no-controls\) fits"
+    ):
+        il.scan(model, period=31, repeats=2)
+    assert len(il.scan(model, period=31, repeats=2, sequences=2, controls=False)) == 2
+
+
+def test_blocks_as_long_as_the_context_are_controlled_with_fewer_copies(tmp_path):
+    config = il.ToyConfig(n_layers=2, n_heads=2, d_model=16, d_head=8, d_vocab=64, n_ctx=32)
+    il.save_toy(il.new_toy(config), tmp_path / "toy")
+    scores = il.scan(tmp_path / "toy", bos=False, period=8, repeats=4, logit_period=16, sequences=2)
+    assert scores.table["prefix_matching_gapped"].notna().all()
+    assert scores.table["prefix_matching_fresh"].notna().all()
+    shape = {"bos": False, "period": 8, "sequences": 2}
+    assert len(il.circuit(tmp_path / "toy", readers=["1.0"], **shape).pairs)
+    effects = il.ablation_study(tmp_path / "toy", heads=["1.0"], measures=("copies",), repeats=4, **shape)
+    assert len(effects.table)
+    assert len(il.circuit(tmp_path / "toy", readers=["1.0"], controls=False, **shape | {"period": 16}).pairs)
+    with refused(r"period=15 \(or no controls: controls=False, --no-controls\) fits"):
+        il.circuit(tmp_path / "toy", readers=["1.0"], **shape | {"period": 16})
 
 
 def test_a_small_vocabulary_is_refused(tmp_path):

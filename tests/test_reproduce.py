@@ -212,7 +212,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
         (("formation", "nowhere/at/all"), "There is no folder nowhere/at/all of checkpoints"),
         (("formation", ".", "--steps", "1"), "holds no checkpoints"),
         (("formation", ".", "--out", "steps.txt"), "The suffix of steps.txt must be one of .csv"),
-        (("train", "--out", "r", "--steps", 0), "steps must be a whole number of at least 1; got 0"),
+        (("train", "--out", "r", "--steps", 0), "steps must be at least 1; got 0"),
         (("train", "--out", "r", "--data", "stdlib"), "Text is trained on as bytes, which need d_vocab=256; got 64"),
         (("train", "--out", "r", "--norm", "BN"), "norm must be one of LN, RMS, none"),
         (("train", "--layers", 2), "Missing option '--out'"),

@@ -247,12 +247,12 @@ def test_a_run_says_what_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"steps": 0}, "steps must be a whole number of at least 1; got 0"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
         ({"norm": "BN"}, "norm must be one of LN, RMS, none; got 'BN'"),
         ({"n_ctx": 8}, "n_ctx must be at least 16"),
         ({"learning_rate": -1.0}, "learning_rate must lie between 0 and 10; got -1.0"),
         ({"seed": -1}, "seed must lie between 0 and"),
-        ({"positions": "alibi"}, "positional_embedding_type must be one of"),
+        ({"positions": "alibi"}, "positions must be one of standard, rotary, shortformer"),
         ({"layer": 2}, "train_toy has no setting 'layer'; it has layers"),
         ({"data": "stdlib"}, "need d_vocab=256; got 20"),
     ],

@@ -1,8 +1,13 @@
 """The command line: the only room that prints."""
 
+import re
+import signal
 import sys
+import threading
 import warnings
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -21,8 +26,8 @@ from inductionlens.cli import (  # noqa: F401 (each adds its commands)
     watch,
 )
 from inductionlens.cli.outputs import Checked
-from inductionlens.cli.speak import app
-from inductionlens.errors import InputError
+from inductionlens.cli.speak import app, one_line
+from inductionlens.errors import INTERRUPTED, InputError
 
 #: As --help lists them.
 ORDER = (
@@ -55,29 +60,74 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
-    warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"inductionlens: {message}\n")
+    warnings.showwarning = lambda message, *_, **__: _say(str(message))
     try:
-        code = app(standalone_mode=False)
+        with _interrupts():
+            _check_words(sys.argv[1:])
+            code = app(standalone_mode=False)
     except InputError as error:
-        sys.stderr.write(f"inductionlens: {error}\n")
-        code = 2
+        code = _say(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"inductionlens: {place}{error.strerror or error}.\n")
-        code = 2
+        code = _say(f"{place}{error.strerror or error}.")
     except Exception as error:
         # Typer carries its own copy of click, or uses the installed one: its usage errors are known by what they do.
         if not hasattr(error, "format_message"):
             raise
         message = error.format_message()
-        if message.strip():  # empty where help was shown for want of a command
-            sys.stderr.write(f"inductionlens: {message.rstrip('.')}; see --help.\n")
-        code = 2
+        code = _say(f"{message.rstrip('.')}; see --help.") if message.strip() else 2  # empty where help was shown
     if code == 130:
-        sys.stderr.write("inductionlens: interrupted; no half-written file is left.\n")
+        _say(INTERRUPTED)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C. Python ends by the signal after a KeyboardInterrupt inside ``exec``; not after one of another class."""
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Raise `_Interrupt` for Ctrl-C, also where a library turns it into an error of its own, as lazy imports do."""
+    seen = False
+
+    def interrupt(*_: Any) -> None:
+        nonlocal seen
+        seen = True
+        raise _Interrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except Exception as error:
+        if seen:
+            raise _Interrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _say(sentence: str) -> int:
+    """Say one sentence on stderr; gives the exit code of bad input."""
+    sys.stderr.write(f"inductionlens: {one_line(sentence)}\n")
+    return 2
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse words without anything in them, as an unset variable of a script leaves them.
+
+    Raises:
+        InputError: there is one.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.strip() or re.fullmatch(r"--[a-z-]+=\s*", word):
+            name = word.rstrip("= ") or (before if before.startswith("-") else "an argument")
+            raise InputError(f"{name} is empty; give it a value, or leave it out.")
 
 
 def _version(asked: bool) -> bool:

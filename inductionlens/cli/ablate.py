@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inductionlens.cli.options import (
+    WITHOUT_CONTROLS,
     BatchSize,
     Bos,
     Checkpoint,
@@ -13,9 +14,11 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    NoControls,
     Quiet,
     Revision,
     check_table,
+    names_of,
     which_bos,
 )
 from inductionlens.cli.speak import Progress, app, console_out
@@ -56,6 +59,7 @@ def ablate(
     no_groups: Annotated[bool, typer.Option("--no-groups", help="Remove heads one by one only.")] = False,
     draws: Annotated[int, typer.Option(help="Random groups of each size.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides every random token and group.")] = 0,
+    no_controls: NoControls = False,
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
@@ -77,13 +81,15 @@ def ablate(
         from inductionlens.models.loading import load_model
         from inductionlens.studies.ablation import ablation_study
         from inductionlens.studies.ablation_options import AblationOptions
+        from inductionlens.studies.chosen_heads import check_heads
 
         options = AblationOptions(
             output=output, hold_patterns=hold_patterns, method=method,
-            measures=tuple(name.strip() for name in measures.split(",")), text=text, n_windows=windows, length=length,
+            measures=names_of(measures), text=text, n_windows=windows, length=length,
             late=late, early=early, sequences=sequences, period=period, repeats=repeats, groups=not no_groups,
-            draws=draws, seed=seed, bos=start, batch_size=batch_size,
+            draws=draws, controls=not no_controls, seed=seed, bos=start, batch_size=batch_size,
         )  # fmt: skip
+        check_heads(heads, "heads")
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"ablating {model}")
         effects = ablation_study(loaded, heads=heads, options=options, partial=partial, on_progress=progress.at)
@@ -123,6 +129,8 @@ def _summary(effects: "AblationEffects", out: Path | None) -> None:
         if name in MEANING:
             console.print(f"{name}: {MEANING[name]}.", markup=False)
     _groups(effects, names, console)
+    if not effects.provenance["options"]["controls"]:
+        console.print(WITHOUT_CONTROLS, markup=False)
     if out is not None:
         console.print(f"{len(table)} rows written to {out}", markup=False)
 

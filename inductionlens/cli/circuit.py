@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inductionlens.cli.options import (
+    WITHOUT_CONTROLS,
     BatchSize,
     Bos,
     Checkpoint,
@@ -14,6 +15,7 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    NoControls,
     Quiet,
     Revision,
     Seed,
@@ -42,6 +44,7 @@ def circuit(
     sequences: Annotated[int, typer.Option(help="Sequences of one repeated random block.")] = 10,
     period: Annotated[int, typer.Option(help="Length of the block.")] = 25,
     distance: Distance = None,
+    no_controls: NoControls = False,
     seed: Seed = 0,
     bos: Bos = None,
     no_bos: NoBos = False,
@@ -63,15 +66,15 @@ def circuit(
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
+        from inductionlens.studies.circuit import check_circuit, qk_expansion
         from inductionlens.studies.circuit import circuit as take_apart
-        from inductionlens.studies.circuit import qk_expansion
 
+        settings = {"sequences": sequences, "period": period, "bos": start, "seed": seed, "distance": distance,
+                    "controls": not no_controls, "batch_size": batch_size}  # fmt: skip
+        check_circuit(readers, **settings)
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"taking {model} apart")
-        found = take_apart(
-            loaded, readers=readers, sequences=sequences, period=period, bos=start, seed=seed, distance=distance,
-            batch_size=batch_size, on_progress=progress.at,
-        )  # fmt: skip
+        found = take_apart(loaded, readers=readers, **settings, on_progress=progress.at)
         expansions = [qk_expansion(loaded, reader, distance=distance) for reader in found.readers if terms is not None]
     if out is not None:
         found.save(out)
@@ -84,6 +87,8 @@ def circuit(
         found.plot(picture)
     if not quiet:
         _summary(found, out)
+        if no_controls:
+            console_out().print(WITHOUT_CONTROLS, markup=False)
 
 
 def _summary(found: "Circuit", out: Path | None) -> None:

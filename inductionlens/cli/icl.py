@@ -48,15 +48,14 @@ def icl(
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
-        from inductionlens.studies.icl import in_context_learning
+        from inductionlens.studies.icl import check_icl, in_context_learning
 
+        settings = {"text": text, "n_windows": windows, "length": length, "late": late, "early": early, "bos": start,
+                    "seed": seed, "batch_size": batch_size}  # fmt: skip
+        check_icl(**settings)
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"losses of {model}")
-        found = in_context_learning(
-            loaded, text=text, n_windows=windows, length=length, late=late, early=early,
-            bos=start, seed=seed, batch_size=batch_size,
-            on_progress=progress.at,
-        )  # fmt: skip
+        found = in_context_learning(loaded, **settings, on_progress=progress.at)
     if out is not None:
         found.save(out)
     if not quiet:

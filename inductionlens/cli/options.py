@@ -18,6 +18,9 @@ Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 Out = Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .json.")]
 Seed = Annotated[int, typer.Option(help="Decides every random token and resample.")]
+NoControls = Annotated[
+    bool, typer.Option("--no-controls", help="Scan without controls: heads are of a kind by threshold alone.")
+]
 Distance = Annotated[int | None, typer.Option(help="For rotary models: how far back keys lie; 0 turns nothing.")]
 
 
@@ -30,6 +33,18 @@ def which_bos(bos: int | None, no_bos: bool) -> bool | int:
     if no_bos and bos is not None:
         raise InputError("--bos and --no-bos contradict each other; give one.")
     return False if no_bos else True if bos is None else bos
+
+
+#: Said after every summary of verdicts that were made without controls.
+WITHOUT_CONTROLS = (
+    "The controls were left out: heads are of a kind by threshold alone, so a head that looks a fixed distance back, or "
+    "that would score as high without any learning, may be called an induction head."
+)
+
+
+def names_of(words: str) -> tuple[str, ...]:
+    """Names that were given with commas between them."""
+    return tuple(name.strip() for name in words.split(","))
 
 
 def check_table(out: Path | None, *more: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inductionlens.cli.options import (
+    WITHOUT_CONTROLS,
     BatchSize,
     Bos,
     Checkpoint,
@@ -14,6 +15,7 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    NoControls,
     Quiet,
     Revision,
     check_table,
@@ -50,7 +52,7 @@ def scan(
     value_weighted: Annotated[bool, typer.Option("--value-weighted", help="Weigh attention by value norms.")] = False,
     copying_source: Annotated[str, typer.Option(help="value or head_output.")] = "value",
     logit_recipe: Annotated[str, typer.Option(help="default or mcdougall.")] = "default",
-    no_controls: Annotated[bool, typer.Option("--no-controls", help="Skip the controls: verdicts by threshold alone.")] = False,
+    no_controls: NoControls = False,
     threshold: Annotated[float, typer.Option(help="Attention from which a head is of a kind.")] = 0.4,
     batch_size: BatchSize = None,
     head: Annotated[list[str] | None, typer.Option(help="Show this head too, such as 5.1; may be repeated.")] = None,
@@ -127,6 +129,8 @@ def _summary(scores: "HeadScores", named: list[str], out: Path | None) -> None:
     verb = "is an induction head" if found == 1 else "are induction heads"
     console.print(f"{found} of {len(table)} heads {verb}.", markup=False)
     console.print(scores.provenance["behaviour"]["case"], markup=False)
+    if not scores.provenance["options"]["controls"]:
+        console.print(WITHOUT_CONTROLS, markup=False)
     if (sequences := scores.provenance["options"]["sequences"]) < FEWEST:
         console.print(
             f"Intervals are empty: that takes at least {FEWEST} sequences, and there are {sequences} (--sequences).",

@@ -1,6 +1,8 @@
 """How the command line speaks: progress on stderr, answers on stdout."""
 
 import sys
+import threading
+import time
 from typing import Any
 
 import typer
@@ -15,38 +17,60 @@ app = typer.Typer(
 )
 
 
+#: Seconds between two lines of progress where stderr is no terminal.
+EVERY = 30.0
+
+
 class Progress:
-    """A progress bar on stderr, or nothing."""
+    """How far long work is, on stderr: a bar on a terminal, elsewhere a line every half minute; nothing where quiet."""
 
     def __init__(self, quiet: bool, task: str) -> None:
-        self.quiet, self.task, self.bar = quiet or not sys.stderr.isatty(), task, None
+        self.quiet, self.task, self.bar = quiet, task, None
+        self.place, self.start, self.ended = "", time.monotonic(), threading.Event()
 
     def __enter__(self) -> "Progress":
-        if not self.quiet:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        if self.quiet:
+            return self
+        if not sys.stderr.isatty():
+            threading.Thread(target=self._lines, args=(sys.stderr,), daemon=True).start()
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            self.bar = Progress(
-                SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self.bar.start()
-            self.id = self.bar.add_task(self.task, total=None)
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self.bar.start()
+        self.id = self.bar.add_task(self.task, total=None)
         return self
 
+    def _lines(self, stream: Any) -> None:
+        while not self.ended.wait(EVERY):
+            stream.write(f"inductionlens: {one_line(self.task)}{self.place}, {time.monotonic() - self.start:.0f} s\n")
+            stream.flush()
+
     def say(self, task: str) -> None:
-        """Change what the bar says is going on."""
+        """Change what is said to be going on."""
+        self.task, self.place = task, ""
         if self.bar is not None:
             self.bar.update(self.id, description=task)
 
     def at(self, done: int, total: int) -> None:
-        """Move the bar."""
+        """Say how much is done."""
+        self.place = f", {done:,} of {total:,}"
         if self.bar is not None:
             self.bar.update(self.id, completed=done, total=total)
 
     def __exit__(self, *_: Any) -> None:
+        self.ended.set()
         if self.bar is not None:
             self.bar.stop()
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and without signs that command a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split("\n")))
 
 
 def console_out() -> Any:

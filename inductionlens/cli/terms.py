@@ -18,6 +18,7 @@ from inductionlens.cli.options import (
     Revision,
     Seed,
     check_table,
+    names_of,
     which_bos,
 )
 from inductionlens.cli.show import show, write, wrote
@@ -33,6 +34,8 @@ def orders(
     windows: Annotated[int, typer.Option(help="Windows of text.")] = 20,
     length: Annotated[int | None, typer.Option(help="Tokens in a window; 512 or the context by default.")] = None,
     sequences: Annotated[int, typer.Option(help="Sequences of repeated random blocks.")] = 20,
+    period: Annotated[int, typer.Option(help="Length of the repeated block.")] = 25,
+    repeats: Annotated[int, typer.Option(help="How often it is repeated.")] = 4,
     seed: Seed = 0,
     bos: Bos = None,
     no_bos: NoBos = False,
@@ -50,13 +53,14 @@ def orders(
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
-        from inductionlens.studies.orders import measured_orders
+        from inductionlens.studies.orders import measured_orders, order_options
 
+        settings = {"text": text, "n_windows": windows, "length": length, "sequences": sequences, "period": period,
+                    "repeats": repeats, "seed": seed, "bos": start, "batch_size": batch_size}  # fmt: skip
+        names = names_of(measures)
+        order_options(names, settings)
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"orders of {model}")
-        settings = {"text": text, "n_windows": windows, "length": length, "sequences": sequences, "seed": seed,
-                    "bos": start, "batch_size": batch_size}  # fmt: skip
-        names = tuple(name.strip() for name in measures.split(","))
         table, record = measured_orders(loaded, None, names, progress.at, settings)
     if out is not None:
         write_table(out, table, record)
@@ -83,10 +87,11 @@ def trigrams(
     check_table(out)
     with Progress(quiet, f"loading {model}"):
         from inductionlens.models.loading import load_model
-        from inductionlens.studies.trigrams import skip_trigrams
+        from inductionlens.studies.trigrams import check_trigrams, skip_trigrams
 
-        loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device)
         options = {"heads": head, "top": top, "distance": distance, "seed": seed}
+        check_trigrams(**options)
+        loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device)
         table = skip_trigrams(loaded, **options)
     write(table, out, "trigrams", loaded, options)
     if not quiet:
@@ -109,7 +114,7 @@ def repeats(
     out: Out = None,
     tokens: Annotated[str, typer.Option(help="Any of uniform, zipf, shuffled, text, with commas.")] = "uniform,zipf,shuffled,text",
     period: Annotated[int, typer.Option(help="Length of the repeated block.")] = 25,
-    times: Annotated[int, typer.Option(help="How often it stands in a sequence.")] = 4,
+    times: Annotated[int, typer.Option("--times", "--repeats", help="How often it stands in a sequence.")] = 4,
     sequences: Annotated[int, typer.Option(help="Sequences of each kind.")] = 20,
     seed: Seed = 0,
     bos: Bos = None,
@@ -121,9 +126,10 @@ def repeats(
     """Repeat blocks of tokens of several kinds: how sure is each of MODELS, and does its best head still match?"""
     check_table(out)
     start = which_bos(bos, no_bos)
-    with Progress(quiet, f"repeats in {', '.join(models)}"):
+    with Progress(quiet, f"repeats in {', '.join(models)}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.provenance import model_record
+        from inductionlens.studies.repeats import check_repeats
         from inductionlens.studies.repeats import repeats as run_repeats
 
         records: list[dict[str, Any]] = []
@@ -134,10 +140,11 @@ def repeats(
             return loaded
 
         options = {
-            "distributions": tuple(name.strip() for name in tokens.split(",")), "period": period, "repeats": times,
+            "distributions": names_of(tokens), "period": period, "repeats": times,
             "sequences": sequences, "bos": start, "seed": seed, "batch_size": batch_size,
         }  # fmt: skip
-        table = run_repeats(map(load, models), **options)
+        check_repeats(**options)
+        table = run_repeats(map(load, models), **options, on_model=lambda done: progress.at(done, len(models)))
     write(table, out, "repeats", records, options)
     if not quiet:
         titles = {

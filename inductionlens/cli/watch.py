@@ -38,7 +38,8 @@ def watch(
     with Progress(quiet, f"reading {run}") as progress:
         from inductionlens.studies.watching import watch as look
 
-        most = frames or (40 if out.suffix.lower() == ".gif" else None if as_table else 8)
+        usual = 40 if out.suffix.lower() == ".gif" else None if as_table else 8
+        most = usual if frames is None else frames
         found = look(
             run, head, steps=steps, frames=most, period=period, bos=start, seed=seed, device=device, keep=keep,
             on_progress=progress.at,

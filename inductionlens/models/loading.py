@@ -50,7 +50,7 @@ def load_model(
 def _from_name(
     source: str | Path, *, revision: str | None, checkpoint: int | None, device: str | None, dtype: str | None
 ) -> Model:
-    device, dtype, named = _device(device), dtype or "float32", str(source)
+    device, dtype, named = check_device(device), dtype or "float32", str(source)
     try:
         folder = Path(source).expanduser()
         there = folder.exists()
@@ -79,7 +79,12 @@ def _from_name(
     return load_hub(named, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
 
 
-def _device(device: str | None) -> str:
+def check_device(device: str | None) -> str:
+    """The device that is meant, CUDA by default where there is one.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -118,9 +118,7 @@ def processing_of(model: Model) -> str:
     if factors:
         told.append(f"heads' outputs multiplied by {', '.join(f'{factor:g}' for factor in factors)}")
     if any(layer.gain is not None for layer in writing):
-        told.append(
-            "heads' outputs normed by their layer, that norm's gain in W_O, its scale in the logit effect"
-        )
+        told.append("heads' outputs normed by their layer, that norm's gain in W_O, its scale in the logit effect")
     if logit_multiplier(model) != 1.0:
         told.append(f"logits multiplied by {logit_multiplier(model):g}")
     return ", ".join(told)

@@ -22,16 +22,18 @@ from inductionlens.models.loading import load_model
 from inductionlens.models.named_weights import weights_digest
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
+from inductionlens.models.vocabulary import choose_bos
 from inductionlens.partial import Partial
 from inductionlens.studies.ablation_groups import Group, controls_beside, make_groups, why_fewer
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.ablation_stimuli import copies_probe, make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
 from inductionlens.studies.ablation_writers import Writers, holds_writer, measure_writers
-from inductionlens.studies.chosen_heads import chosen_heads
+from inductionlens.studies.chosen_heads import check_heads, chosen_heads
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
 from inductionlens.studies.settings import settled
+from inductionlens.studies.stimuli import fitting_logit_period
 
 if TYPE_CHECKING:
     import pandas
@@ -123,12 +125,16 @@ def ablation_study(
         InputError: an unknown head, option or measure; windows that do not fit; a measure of the wrong shape.
     """
     options = settled("ablation_study", AblationOptions, options, settings)
+    heads = heads if isinstance(heads, str) else list(heads)
+    check_heads(heads, "heads")
     model = load_model(model)
     check_all_layers_attend(model, "an ablation study")
     if scores is None:
+        check_heads(heads, "heads", model)
         shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
-        shape["logit_period"] = min(30, (model.cfg.n_ctx - 1) // 2)
-        scores = scan(model, seed=options.seed, text="random", **shape)
+        shape["logit_period"] = fitting_logit_period(model, choose_bos(model, options.bos))
+        how = {"controls": options.controls, "batch_size": options.batch_size}
+        scores = scan(model, seed=options.seed, text="random", **shape, **how)
     if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
         raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
     chosen = chosen_heads(model, heads, scores, "heads", "remove")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inductionlens.errors import InputError
+from inductionlens.checks import check_choice, check_choices, check_settings, check_text
 
 MEASURES = ("copies", "icl", "text")
 METHODS = ("exact", "gradient")
@@ -41,6 +41,9 @@ class AblationOptions:
     """Also remove the strongest 1, 2, 3 ... induction heads together, beside random heads and previous-token heads."""
     draws: int = 20
     """Random groups of each size."""
+    controls: bool = True
+    """Scan with the controls behind verdicts; without them blocks may fill the whole context, and heads are of a kind
+    by threshold alone."""
     bos: bool | int = True
     """Whether sequences start with BOS: the model's own, none, or a token id."""
     seed: int = 0
@@ -50,13 +53,13 @@ class AblationOptions:
 
     def __post_init__(self) -> None:
         for name, known in (("output", OUTPUTS), ("method", METHODS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
-        unknown = [name for name in self.measures if name not in MEASURES]
-        if unknown:
-            raise InputError(f"measures must be among {', '.join(MEASURES)}; got {unknown[0]!r}.")
-        for name, least in (("n_windows", 2), ("sequences", 2), ("period", 3), ("repeats", 2), ("draws", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1; got {self.batch_size}.")
+            check_choice(name, getattr(self, name), known)
+        if self.measures:  # a study may have measures of the caller's alone
+            check_choices("measures", self.measures, MEASURES)
+        check_settings(
+            least={"sequences": 2, "n_windows": 2}, sequences=self.sequences, period=self.period, repeats=self.repeats,
+            n_windows=self.n_windows, length=self.length, late=self.late, early=self.early, draws=self.draws,
+            hold_patterns=self.hold_patterns, groups=self.groups, controls=self.controls, bos=self.bos,
+            seed=self.seed, batch_size=self.batch_size,
+        )  # fmt: skip
+        check_text(self.text)

@@ -11,7 +11,7 @@ from inductionlens.effects import Stimulus, Value
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
-from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.probes import Probe, repeated_tokens, token_pool, way_out
 from inductionlens.scores.losses import copy_positions
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.windows import make_windows, pick_pair
@@ -47,11 +47,12 @@ def copies_probe(model: Model, options: AblationOptions, purpose: str = "ablatio
         InputError: they do not fit into the model's context.
     """
     bos = choose_bos(model, options.bos)
-    length = int(bos is not None) + options.period * options.repeats
-    if length > model.cfg.n_ctx:
+    room = model.cfg.n_ctx - int(bos is not None)
+    if options.period * options.repeats > room:
+        fewer = f"; so does repeats={room // options.period}" if 2 * options.period <= room else ""
         raise InputError(
             f"The model's context of {model.cfg.n_ctx} tokens is too short for {options.repeats} blocks of "
-            f"{options.period}; period={(model.cfg.n_ctx - 1) // options.repeats} fits."
+            f"{options.period}; {way_out('period', room // options.repeats)}{fewer}."
         )
     return random_blocks(
         model, bos, options.period, options.repeats, options.sequences, seed=options.seed, purpose=purpose

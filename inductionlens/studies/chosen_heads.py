@@ -2,10 +2,34 @@
 
 from collections.abc import Iterable
 
+from inductionlens.detection import KINDS
 from inductionlens.errors import InputError
 from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
 from inductionlens.models import Model
+
+
+def check_heads(heads: Iterable[Head | str | tuple[int, int]] | str, argument: str, model: Model | None = None) -> None:
+    """Refuse heads that are neither ``all``, a kind nor names, or that ``model`` has not; for before a scan.
+
+    Raises:
+        InputError: in terms of ``argument``.
+    """
+    if isinstance(heads, str) and not any(letter.isdigit() for letter in heads):
+        if heads != "all" and heads not in KINDS:
+            raise InputError(
+                f"There is no kind {heads!r} of head; {argument} may be all, names such as 5.1, or a kind: "
+                f"{', '.join(KINDS)}."
+            )
+        return
+    for head in _named(heads):
+        if model is not None:
+            head.check(model.cfg.n_layers, model.cfg.n_heads)
+
+
+def _named(heads: Iterable[Head | str | tuple[int, int]] | str) -> list[Head]:
+    named = heads.split(",") if isinstance(heads, str) else heads
+    return sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
 
 
 def chosen_heads(
@@ -26,8 +50,7 @@ def chosen_heads(
                 f"The scan found no {heads} head to {purpose}; name heads, or take all of them ({argument}='all')."
             )
         return found
-    named = heads.split(",") if isinstance(heads, str) else heads
-    chosen = sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
+    chosen = _named(heads)
     for head in chosen:
         head.check(model.cfg.n_layers, model.cfg.n_heads)
     if not chosen:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inductionlens.checks import check_settings
 from inductionlens.composition import (
     Composition,
     has_qk,
@@ -27,11 +28,12 @@ from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.paths import measure_paths
-from inductionlens.probes import Probe, repeated_tokens, token_pool
-from inductionlens.studies.chosen_heads import chosen_heads
+from inductionlens.probes import Probe, repeated_tokens, token_pool, way_out
+from inductionlens.studies.chosen_heads import check_heads, chosen_heads
 from inductionlens.studies.circuit_tables import head_rows, pair_rows
 from inductionlens.studies.provenance import environment, model_record
 from inductionlens.studies.scan import scan
+from inductionlens.studies.stimuli import fitting_logit_period
 
 if TYPE_CHECKING:
     import pandas
@@ -89,6 +91,7 @@ def circuit(
     bos: bool | int = True,
     seed: int = 0,
     distance: int | None = None,
+    controls: bool = True,
     batch_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Circuit:
@@ -99,13 +102,16 @@ def circuit(
     out of one input at a time, on ``sequences`` blocks of ``period`` random tokens repeated once: ``prefix_lost`` and
     ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
     intervals over sequences; `measure_paths` has the details. ``scores`` is a scan of the same model, made here if not
-    given. Rotary models compare queries and keys in another way at every distance: their Q- and K-composition is left
-    empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic). Where keys are
-    smeared no distance helps, and it is empty.
+    given, without controls where ``controls`` is False. Rotary models compare queries and keys in another way at every
+    distance: their Q- and K-composition is left empty unless ``distance`` says which is meant (0: as if nothing were
+    turned, a heuristic). Where keys are smeared no distance helps, and it is empty.
 
     Raises:
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
     """
+    readers = readers if isinstance(readers, str) else list(readers)
+    check_circuit(readers, sequences=sequences, period=period, bos=bos, seed=seed, distance=distance,
+                  controls=controls, batch_size=batch_size)  # fmt: skip
     model = load_model(model)
     check_all_layers_attend(model, "a circuit")
     if model.cfg.n_layers < 2:
@@ -113,8 +119,12 @@ def circuit(
     probe = _probe(model, sequences, period, bos, seed)
     if distance is not None and not 0 <= distance <= model.cfg.n_ctx - 2:
         raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
+    made: dict[str, Any] | None = None
     if scores is None:
-        scores = scan(model, seed=seed, bos=bos, period=period, logit_period=min(30, (model.cfg.n_ctx - 1) // 2))
+        check_heads(readers, "readers", model)
+        repeats = min(4, (model.cfg.n_ctx - probe.start) // period)
+        made = {"repeats": repeats, "logit_period": fitting_logit_period(model, probe.bos), "controls": controls}
+        scores = scan(model, seed=seed, bos=bos, period=period, batch_size=batch_size, **made)
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:
@@ -138,8 +148,18 @@ def circuit(
     layers = sorted({head.layer for head in apart})
     found = dict(zip(layers, ov_eigenvalues(model, layers).numpy(), strict=True))
     eigenvalues = {head: found[head.layer][head.index] for head in apart}
-    record = _record(model, probe, composition, distance, apart)
+    record = _record(model, probe, composition, distance, apart) | {"scan": made or "scores of the caller"}
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
+
+
+def check_circuit(readers: Any, **settings: Any) -> None:
+    """Refuse what no circuit could be made with, before a model is loaded.
+
+    Raises:
+        InputError: a setting of `circuit` that cannot be used, or a reader that is no name of a head.
+    """
+    check_settings(**settings)
+    check_heads(readers, "readers")
 
 
 def qk_expansion(
@@ -171,15 +191,12 @@ def qk_expansion(
 
 
 def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int) -> Probe:
-    for name, value, least in (("sequences", sequences, 1), ("period", period, 3)):
-        if not isinstance(value, int) or value < least:
-            raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
     start = choose_bos(model, bos)
-    length = int(start is not None) + 2 * period
-    if length > model.cfg.n_ctx:
+    room = model.cfg.n_ctx - int(start is not None)
+    if 2 * period > room:
         raise InputError(
             f"The model's context of {model.cfg.n_ctx} tokens is too short for two blocks of {period}; "
-            f"period={(model.cfg.n_ctx - 1) // 2} fits."
+            f"{way_out('period', room // 2)}."
         )
     ids = ordinary_ids(model)
     pool = token_pool(ids if start is None else ids[ids != start])

@@ -5,9 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from inductionlens.checks import check_settings
 from inductionlens.errors import InputError
 from inductionlens.intervals import KIND
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
+from inductionlens.models.loading import check_device
 from inductionlens.models.named_weights import weights_digest
 from inductionlens.models.read_ahead import read_ahead
 from inductionlens.partial import Partial
@@ -46,6 +48,8 @@ def formation(
             or ``training.csv``, or a ``partial`` that holds other work or is in use by another process.
     """
     options = settled("formation", FormationOptions, options, settings)
+    check_settings(keep=keep)
+    check_device(device)
     named = isinstance(source, (str, Path))
     series = checkpoints(source, device=device, keep=keep) if named else list(source)
     if not series:

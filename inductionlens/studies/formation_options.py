@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inductionlens.errors import InputError
+from inductionlens.checks import check_settings, check_text
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class FormationOptions:
     """Sequences per forward pass."""
 
     def __post_init__(self) -> None:
-        for name in ("sequences", "n_windows"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 2:
-                raise InputError(f"{name} must be a whole number of at least 2; got {value!r}.")
-        if self.period is not None and (not isinstance(self.period, int) or self.period < 3):
-            raise InputError(f"period must be a whole number of at least 3; got {self.period!r}.")
+        period = {} if self.period is None else {"period": self.period, "repeats": 4}
+        check_settings(
+            least={"sequences": 2, "n_windows": 2}, sequences=self.sequences, **period, n_windows=self.n_windows,
+            length=self.length, late=self.late, early=self.early, ablate=self.ablate,
+            hold_patterns=self.hold_patterns, bos=self.bos, seed=self.seed, batch_size=self.batch_size,
+        )  # fmt: skip
+        check_text(self.text)

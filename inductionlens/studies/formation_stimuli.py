@@ -39,10 +39,11 @@ class Stimuli:
         start = int(bos is not None)
         fits = (model.cfg.n_ctx - start) // 4
         period = options.period or min(25, fits, len(pool))
-        if period > fits or period < 3 or period > len(pool):
+        most = min(fits, len(pool))
+        if not 3 <= period <= most:
             raise InputError(
-                f"period must fit the context four times and the vocabulary once; {min(fits, len(pool))} does, "
-                f"got {period}."
+                f"period must be at least 3 and fit the context four times and the vocabulary once; "
+                f"{f'{most} does' if most >= 3 else 'none does here'}, got {period}."
             )
         common = {"period": period, "bos": bos, "seed": options.seed}
         self.repeated: Probe = repeated_tokens(pool, repeats=4, sequences=options.sequences, **common)

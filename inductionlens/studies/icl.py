@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inductionlens.checks import check_settings, check_text
 from inductionlens.errors import InputError
 from inductionlens.files import encode_table, write_table
 from inductionlens.measure import losses_by_position
@@ -89,8 +90,8 @@ def in_context_learning(
     Raises:
         InputError: an argument cannot be used; nothing has been computed.
     """
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be at least 1; got {batch_size}.")
+    check_icl(text, n_windows=n_windows, length=length, late=late, early=early, bos=bos, seed=seed,
+              batch_size=batch_size)  # fmt: skip
     if windows is not None and (text, n_windows, length, bos) != ("auto", 50, None, True):
         raise InputError("Give windows, or text, n_windows, length and bos to make them from, not both.")
     model = load_model(model)
@@ -119,6 +120,16 @@ def in_context_learning(
         derivative=derivative_table(losses), losses=losses,
         provenance=_provenance(model, windows, seed, batch_size),
     )  # fmt: skip
+
+
+def check_icl(text: str | Path, **settings: Any) -> None:
+    """Refuse what no windows could be made with, before a model is loaded.
+
+    Raises:
+        InputError: a setting of `in_context_learning` that cannot be used.
+    """
+    check_text(text)
+    check_settings(**settings)
 
 
 def _checked(windows: Any, model: Model) -> Tensor:

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+from inductionlens.checks import check_choice, check_settings, check_size, check_text, told
 from inductionlens.detection import THRESHOLD
 from inductionlens.errors import InputError
 from inductionlens.scores.attention import REDUCTIONS
 from inductionlens.scores.logits import SOURCES
+
+#: Sequences of the logit probe for each of the others.
+LOGIT_SEQUENCES = 10
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,16 @@ class ScanOptions:
     """Sequences per forward pass; by default as many as hold about 2,048 tokens. Changes no result beyond 1e-6."""
 
     def __post_init__(self) -> None:
-        for name, least in (("sequences", 1), ("period", 3), ("repeats", 2), ("logit_period", 3), ("batch_size", 1)):
-            value = getattr(self, name)
-            if name == "batch_size" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise InputError(f"{name} must be a whole number; got {value!r}.")
-            if value < least:
-                raise InputError(f"{name} must be at least {least}; got {value}.")
-        if not isinstance(self.bos, int):
-            raise InputError(f"bos must be True, False or a token id; got {self.bos!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must lie between 0 and 2^63 - 1; got {self.seed}.")
-        if not 0 < self.threshold <= 1:
-            raise InputError(f"threshold must lie above 0 and at most at 1; got {self.threshold}.")
+        check_settings(
+            sequences=self.sequences, period=self.period, repeats=self.repeats, logit_period=self.logit_period,
+            batch_size=self.batch_size, bos=self.bos, seed=self.seed, value_weighted=self.value_weighted,
+            controls=self.controls,
+        )  # fmt: skip
+        check_size(LOGIT_SEQUENCES * self.sequences, 2 * self.logit_period, smaller="sequences or logit_period")
+        check_text(self.text)
+        number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
+        if not number or not 0 < self.threshold <= 1:
+            raise InputError(f"threshold must lie above 0 and at most at 1; got {told(self.threshold)}.")
         choices = (("reduce", REDUCTIONS), ("copying_source", SOURCES), ("logit_recipe", ("default", "mcdougall")))
         for name, known in choices:
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), known)

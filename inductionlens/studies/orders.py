@@ -1,7 +1,7 @@
 """Through how many heads does a model's knowledge go?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from inductionlens.checks import check_choices
 from inductionlens.errors import InputError
 from inductionlens.intervals import mean_interval
 from inductionlens.models import Model
@@ -65,13 +66,7 @@ def measured_orders(
     settings: dict[str, Any],
 ) -> MeasuredOrders:
     """`path_orders`, with the record of how it was measured."""
-    unknown = [name for name in settings if name not in SETTINGS]
-    if unknown:
-        raise InputError(f"path_orders has no setting {unknown[0]!r}; it has measures, {', '.join(SETTINGS)}.")
-    wrong = [name for name in measures if name not in MEASURES]
-    if wrong or not measures:
-        raise InputError(f"measures must be among {', '.join(MEASURES)}; got {wrong[0] if wrong else 'none'!r}.")
-    options = AblationOptions(measures=tuple(measures), **settings)
+    options = order_options(measures, settings)
     model = load_model(model)
     stimuli, notes = make_stimuli(model, windows, options, {})
     total, done, rows = sum(len(stimulus.tokens) for stimulus in stimuli), 0, []
@@ -92,6 +87,19 @@ def measured_orders(
     table.insert(0, "model", origin_of(model).name)
     used = {name: getattr(options, name) for name in ("measures", *SETTINGS)}
     return MeasuredOrders(table, study_record("orders", model, used) | {"stimuli": notes})
+
+
+def order_options(measures: tuple[str, ...], settings: Mapping[str, Any]) -> AblationOptions:
+    """The settings of `path_orders` as one bundle.
+
+    Raises:
+        InputError: one that it does not have, or that cannot be used.
+    """
+    unknown = [name for name in settings if name not in SETTINGS]
+    if unknown:
+        raise InputError(f"path_orders has no setting {unknown[0]!r}; it has measures, {', '.join(SETTINGS)}.")
+    check_choices("measures", measures, MEASURES)
+    return AblationOptions(measures=tuple(measures), **settings)
 
 
 def _rows(found: Orders, measure: str, uniform: float) -> list[dict[str, Any]]:

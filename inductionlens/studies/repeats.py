@@ -1,6 +1,6 @@
 """Do repeats still help when the tokens are of another kind?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens import corpus
+from inductionlens.checks import check_choices, check_settings
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.intervals import mean_interval
@@ -18,7 +19,7 @@ from inductionlens.models import Model
 from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
 from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
-from inductionlens.probes import Probe, check_size, generator_from, token_pool
+from inductionlens.probes import Probe, generator_from, token_pool, way_out
 from inductionlens.scores.attention import TARGETS
 from inductionlens.scores.losses import copy_positions
 
@@ -38,6 +39,7 @@ def repeats(
     bos: bool | int = True,
     seed: int = 0,
     batch_size: int | None = None,
+    on_model: Callable[[int], None] | None = None,
 ) -> "pandas.DataFrame":
     """Repeat blocks of tokens of several kinds, and say how well each model copies, and whether its best head follows.
 
@@ -49,29 +51,33 @@ def repeats(
     minus that on later ones, and ``order_advantage`` the loss on later blocks whose order is mixed anew minus that on
     copies: how much depends on the order, beyond which tokens there are (a confident copier is also misled by another
     order, so this can exceed ``advantage``). Nats, 95% intervals over sequences. A head that matches tokens by content
-    should do so whatever the tokens are; a one-layer model has little to know an order by. Elhage et al. 2021.
+    should do so whatever the tokens are; a one-layer model has little to know an order by. ``on_model`` is called with
+    how many models are done. Elhage et al. 2021.
 
     Raises:
         InputError: an unknown kind, a model that cannot read text or whose context is too short.
     """
     import pandas as pd
 
-    unknown = [name for name in distributions if name not in DISTRIBUTIONS]
-    if unknown or not distributions:
-        raise InputError(
-            f"distributions must be among {', '.join(DISTRIBUTIONS)}; got {unknown[0] if unknown else 'none'!r}."
-        )
-    if period < 3 or repeats < 2 or sequences < 1:
-        raise InputError(
-            f"period must be at least 3, repeats at least 2 and sequences at least 1; got {period}, {repeats} and "
-            f"{sequences}."
-        )
-    check_size(sequences, period * repeats)
+    check_repeats(distributions, period=period, repeats=repeats, sequences=sequences, bos=bos, seed=seed,
+                  batch_size=batch_size)  # fmt: skip
     one = isinstance(models, (str, Path)) or hasattr(models, "run_with_hooks")
     rows = []
-    for model in [models] if one else models:
+    for done, model in enumerate([models] if one else models, start=1):
         rows += _rows(load_model(model), distributions, (period, repeats, sequences), bos, seed, batch_size)
+        if on_model is not None:
+            on_model(done)
     return pd.DataFrame(rows)
+
+
+def check_repeats(distributions: Sequence[str], **settings: Any) -> None:
+    """Refuse what no repeats could be made with, before a model is loaded.
+
+    Raises:
+        InputError: a setting of `repeats` that cannot be used.
+    """
+    check_choices("distributions", distributions, DISTRIBUTIONS)
+    check_settings(**settings)
 
 
 def _rows(
@@ -79,10 +85,12 @@ def _rows(
     batch_size: int | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     start = choose_bos(model, bos)
-    if int(start is not None) + shape[0] * shape[1] > model.cfg.n_ctx:
+    room = model.cfg.n_ctx - int(start is not None)
+    if shape[0] * shape[1] > room:
+        fewer = f"; so does repeats={room // shape[0]}" if 2 * shape[0] <= room else ""
         raise InputError(
             f"The model's context of {model.cfg.n_ctx} tokens is too short for {shape[1]} blocks of {shape[0]}; "
-            f"period={(model.cfg.n_ctx - 1) // shape[1]} fits."
+            f"{way_out('period', room // shape[1])}{fewer}."
         )
     targets = {name: TARGETS[name] for name in ("prefix_matching", "first_token")}
     head, rows = None, []
@@ -154,7 +162,10 @@ def _random_blocks(
     ids = ordinary_ids(model)
     pool = token_pool(ids if start is None else ids[ids != start])
     if len(pool) < period:
-        raise InputError(f"The vocabulary is too small: period is {period}, and {len(pool)} ids may be drawn.")
+        raise InputError(
+            f"The vocabulary is too small: period is {period}, and {len(pool)} ids may be drawn; "
+            f"{way_out('period', len(pool))}."
+        )
     if kind == "uniform":
         return torch.stack([pool[torch.randperm(len(pool), generator=generator)[:period]] for _ in range(sequences)])
     order = pool[torch.randperm(len(pool), generator=generator)]

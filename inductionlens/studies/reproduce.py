@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from inductionlens.checks import check_choice, check_settings
 from inductionlens.effects import Change, Stimulus, measure_effects
 from inductionlens.errors import InputError
 from inductionlens.files import write_atomically, write_table
@@ -118,12 +119,10 @@ def reproduce(
     Raises:
         InputError: an unknown preset, or a folder that holds other runs, or that another process reproduces into.
     """
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise InputError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
+    if not isinstance(preset, Preset):
+        check_choice("preset", preset, PRESETS)
         preset = PRESETS[preset]
-    if workers < 1:
-        raise InputError(f"workers must be at least 1; got {workers}.")
+    check_settings(workers=workers)
     folder, plans = Path(folder), list(preset.plans())
     for plan in plans:
         _kept(folder, plan, preset.windows)
@@ -187,7 +186,7 @@ def _work(folder: Path, preset: Preset, plans: list[Plan], workers: int) -> Iter
     from joblib import Parallel, delayed
 
     jobs = (delayed(_one_of)(os.getpid(), folder, plan, preset.windows) for plan in plans)
-    yield from Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    yield from Parallel(n_jobs=min(workers, len(plans)), return_as="generator_unordered")(jobs)
 
 
 def _one_of(parent: int, folder: Path, plan: Plan, windows: int) -> None:

@@ -18,11 +18,13 @@ from inductionlens.probes import (
     repeated_tokens,
     token_pool,
 )
-from inductionlens.studies.options import ScanOptions
+from inductionlens.studies.options import LOGIT_SEQUENCES, ScanOptions
 from inductionlens.studies.windows import read_texts
 
 #: Windows of natural text for previous_token: 10 of 512 tokens, or of the whole context where that is shorter.
 TEXT_WINDOWS, TEXT_LENGTH = 10, 512
+#: Gaps of the controls vary from 1 to so many tokens at least.
+LEAST_GAP = 2
 
 
 @dataclass(frozen=True)
@@ -58,30 +60,9 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
         InputError: no BOS, a context or a vocabulary too small for the probes, or no text to read.
     """
     bos = choose_bos(model, options.bos)
-    ordinary = ordinary_ids(model)
-    if bos is not None:
-        ordinary = ordinary[ordinary != bos]
+    ordinary = _without(ordinary_ids(model), bos)
     pool = token_pool(ordinary)
-    start, context = int(bos is not None), model.cfg.n_ctx
-    for length, repeats, name in (
-        (options.period, options.repeats, "period"),
-        (options.logit_period, 2, "logit_period"),
-    ):
-        if start + length * repeats > context:
-            # Controls need gaps of at least 2 tokens between the blocks.
-            gaps = 2 * (repeats - 1) if options.controls and name == "period" else 0
-            fits = (context - start - gaps) // repeats
-            way_out = f"{name}={fits} fits" if fits >= 3 else "no probe fits so short a context"
-            raise InputError(
-                f"The model's context of {context} tokens is too short for {start + length * repeats} "
-                f"({'BOS + ' if start else ''}{length} x {repeats}); {way_out}."
-            )
-    for length, name in ((options.period, "period"), (options.logit_period, "logit_period")):
-        if length > len(pool):
-            raise InputError(
-                f"The vocabulary is too small: {name} is {length}, and {len(pool)} ids may be drawn; "
-                f"{name}={len(pool)} fits."
-            )
+    _check_room(options, model.cfg.n_ctx, int(bos is not None), len(pool))
     common = {"bos": bos, "seed": options.seed}
     mcdougall = options.logit_recipe == "mcdougall"
     # The plainest probe first: its complaints are the plainest.
@@ -97,7 +78,8 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
         ),
         logit=repeated_tokens(
             token_pool(ordinary, 0.0) if mcdougall else pool,
-            period=options.logit_period, repeats=2, sequences=10 * options.sequences, purpose="logit", **common,
+            period=options.logit_period, repeats=2, sequences=LOGIT_SEQUENCES * options.sequences, purpose="logit",
+            **common,
         ),
         gapped=gapped,
         fresh=fresh,
@@ -106,22 +88,57 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
     )  # fmt: skip
 
 
+def fitting_logit_period(model: Model, bos: int | None) -> int:
+    """The longest block of the logit probe, at most the usual 30, that context and vocabulary allow."""
+    pool = token_pool(_without(ordinary_ids(model), bos))
+    return min(ScanOptions.logit_period, (model.cfg.n_ctx - int(bos is not None)) // 2, len(pool))
+
+
+def _without(ids: Int[Tensor, " vocabulary"], bos: int | None) -> Int[Tensor, " ordinary"]:
+    return ids if bos is None else ids[ids != bos]
+
+
+def _check_room(options: ScanOptions, context: int, start: int, ids: int) -> None:
+    """Refuse blocks that the context or the vocabulary does not hold, with numbers that fit all probes at once.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    room, gap = context - start, LEAST_GAP if options.controls else 0
+    # The gapped control may have fewer copies than the repeated probe, and two at least.
+    whatever_repeats = min((room - gap) // 2, ids - gap)
+    most = {"period": min(room // options.repeats, whatever_repeats), "logit_period": min(room // 2, ids)}
+    wrong = [name for name, length in most.items() if getattr(options, name) > length]
+    if not wrong:
+        return
+    ways = [f"{name}={most[name]}" for name in wrong]
+    repeats = room // options.period
+    if "period" in wrong and repeats >= 2 and options.period <= whatever_repeats:
+        ways[0] += f" (or repeats={repeats})"
+    elif "period" in wrong and options.period <= min(room // options.repeats, ids):
+        ways[0] += " (or no controls: controls=False, --no-controls)"
+    fitting = f"{' and '.join(ways)} fit{'s' * (len(wrong) == 1)}"
+    gaps = f", a gap of {gap} is for the controls" * bool(gap)
+    raise InputError(
+        f"{options.repeats} blocks of {options.period} tokens and 2 of {options.logit_period} do not fit: the model's "
+        f"context is {context} tokens{', BOS counted' * start}{gaps}, and "
+        f"{ids} ids may be drawn; {fitting if min(most.values()) >= 3 else 'no probe is so small'}."
+    )
+
+
 def _control_probes(
     model: Model, options: ScanOptions, pool: Int[Tensor, " pool"], bos: int | None
 ) -> tuple[GappedProbe, Int[Tensor, "batch pos"]]:
-    """Gapped repeats, with gaps as large as context and vocabulary allow, and as long sequences without repeats."""
-    shape = {"period": options.period, "repeats": options.repeats}
-    fits = gap_that_fits(model.cfg.n_ctx, start=int(bos is not None), **shape)
-    gap = min(fits, len(pool) - options.period)
-    if gap < 2:
-        raise InputError(
-            f"The model's context of {model.cfg.n_ctx} tokens or its vocabulary leaves no room for gaps between "
-            f"{options.repeats} blocks of {options.period}; use a smaller period, or go without controls "
-            "(controls=False, --no-controls)."
-        )
+    """Gapped repeats, with as many copies and then as large gaps as context and vocabulary allow, and as long
+    sequences without repeats."""
+    start, period = int(bos is not None), options.period
+    copies = min(options.repeats, (model.cfg.n_ctx - start + LEAST_GAP) // (period + LEAST_GAP))
+    shape = {"period": period, "repeats": copies}
+    gap = min(gap_that_fits(model.cfg.n_ctx, start=start, **shape), len(pool) - period)
     common = {"sequences": options.sequences, "bos": bos, "seed": options.seed}
     gapped = gapped_tokens(pool, gap=gap, **shape, **common)
-    return gapped, fresh_tokens(pool, period=options.period, length=gapped.tokens.shape[1], **common)
+    length = max(gapped.tokens.shape[1], start + period * options.repeats)
+    return gapped, fresh_tokens(pool, period=period, length=length, **common)
 
 
 def _text_probe(model: Model, options: ScanOptions, bos: int | None) -> tuple[Probe | None, str]:

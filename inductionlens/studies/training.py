@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from inductionlens.checks import WHOLE, check_between, check_choice, check_settings, check_whole
 from inductionlens.errors import InputError
 from inductionlens.files import write_atomically
 from inductionlens.locks import held
-from inductionlens.models.toy import ToyConfig, new_toy
+from inductionlens.models.toy import CHOICES, ToyConfig, new_toy
 from inductionlens.models.training import Trainer
 from inductionlens.studies.run_files import LOCK, is_passing, restore, training_losses, write_losses
 from inductionlens.studies.run_files import keep as _keep
 from inductionlens.studies.run_files import snapshot as _snapshot
 from inductionlens.studies.settings import settled
+from inductionlens.studies.training_needs import check_doable
 from inductionlens.studies.windows import Windows
 from inductionlens.training_batches import training_batches
 
@@ -71,20 +72,13 @@ class TrainOptions:
     """Decides the initial weights and every batch."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 1), ("snapshots", 2), ("layers", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        names = [name for name in vars(self) if name in WHOLE or name in ("mlp", "smeared_keys", "decay", "seed")]
+        check_settings(**{name: getattr(self, name) for name in names})
+        check_whole("batch_size", self.batch_size, 1, WHOLE["batch_size"].most)
         for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < 10:
-                raise InputError(f"{name} must lie between 0 and 10; got {value!r}.")
-        if self.norm not in NORMS:
-            raise InputError(f"norm must be one of {', '.join(NORMS)}; got {self.norm!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must lie between 0 and 2^63 - 1; got {self.seed!r}.")
-        if self.n_ctx < 16:
-            raise InputError(f"n_ctx must be at least 16, or nothing can come again in a row; got {self.n_ctx}.")
+            check_between(name, getattr(self, name), 0.0, 10.0)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("positions", self.positions, CHOICES["positional_embedding_type"])
         self.config()
 
     def config(self) -> ToyConfig:
@@ -99,6 +93,7 @@ class TrainOptions:
 
 def snapshot_steps(steps: int, snapshots: int) -> list[int]:
     """At which steps snapshots are taken: 0, evenly to the end, and 1, 2, 4 ... before the first even one."""
+    snapshots = min(snapshots, steps + 1)
     even = {round(index * steps / (snapshots - 1)) for index in range(snapshots)}
     first = min((step for step in even if step), default=steps)
     return sorted(even | {2**power for power in range(32) if 2**power < first})
@@ -123,7 +118,9 @@ def train_toy(
             into, or that cannot be written to.
     """
     options = settled("train_toy", TrainOptions, options, settings)
-    folder = Path(folder)
+    if not str(folder).strip():
+        raise InputError("The run's folder has no name; give one.")
+    folder, device = Path(folder), check_doable(options, device)
     batches = training_batches(
         options.data, batch_size=options.batch_size, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )
@@ -140,10 +137,9 @@ def _train(
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """Train from the last snapshot in the folder to the end."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = new_toy(options.config(), seed=options.seed)
     if device != "cpu":
-        model = model.to(device)
+        model = model.to(device, print_details=False)
     trainer = Trainer(
         model, lambda rows: model(rows.to(device), return_type="loss"), steps=options.steps,
         learning_rate=options.learning_rate, warmup=options.warmup, decay=options.decay,

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from inductionlens.checks import check_settings
 from inductionlens.composition import own_token_shares
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
@@ -48,9 +49,9 @@ def skip_trigrams(
     """
     import pandas as pd
 
+    heads = None if heads is None else list(heads)
+    check_trigrams(heads, top=top, distance=distance, seed=seed)
     model = load_model(model)
-    if not isinstance(top, int) or top < 1:
-        raise InputError(f"top must be a whole number of at least 1; got {top!r}.")
     every = [Head(0, index) for index in range(model.cfg.n_heads)]
     chosen = every if heads is None else sorted({Head.parse(head) for head in heads})
     for head in chosen:
@@ -82,6 +83,18 @@ def skip_trigrams(
             )
         )  # fmt: skip
     return pd.concat(parts, ignore_index=True)
+
+
+def check_trigrams(heads: Iterable[Head | str | tuple[int, int]] | None, **settings: Any) -> None:
+    """Refuse what no skip trigrams could be read with, before a model is loaded.
+
+    Raises:
+        InputError: a setting of `skip_trigrams` that cannot be used, or a head that is none of layer 0.
+    """
+    check_settings(**settings)
+    for head in map(Head.parse, heads or ()):
+        if head.layer:
+            raise InputError(f"Skip trigrams are read off heads of layer 0; got {head}.")
 
 
 def _spread(model: Model, seed: int) -> float:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from inductionlens.checks import check_settings
 from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.measure import measure_attention
 from inductionlens.models import Model
 from inductionlens.models.activations import run_reduced
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
+from inductionlens.models.loading import check_device
 from inductionlens.models.read_ahead import read_ahead
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.probes import Probe, repeated_tokens, token_pool
@@ -88,9 +90,9 @@ def watch(
     Raises:
         InputError: nothing to read, no such head, or a block that does not fit.
     """
+    check_settings(frames=frames, period=period, bos=bos, seed=seed, keep=keep)
+    check_device(device)
     series = checkpoints(source, device=device, keep=keep) if isinstance(source, (str, Path)) else list(source)
-    if frames is not None and frames < 1:
-        raise InputError(f"frames must be at least 1; got {frames}.")
     series = _evenly(chosen_steps(series, steps), frames)[::-1]
     chosen = None if head is None else Head.parse(head)
     probe: Probe | None = None
@@ -154,5 +156,9 @@ def _sequence(model: Model, period: int, bos: bool | int, seed: int) -> Probe:
     pool = token_pool(ids if start is None else ids[ids != start])
     fits = min((model.cfg.n_ctx - int(start is not None)) // REPEATS, len(pool))
     if not 3 <= period <= fits:
+        if fits < 3:
+            raise InputError(
+                f"No block of 3 tokens or more fits {REPEATS} times into the model's context and vocabulary."
+            )
         raise InputError(f"period must lie between 3 and {fits}, which fits {REPEATS} times; got {period}.")
     return repeated_tokens(pool, period=period, repeats=REPEATS, sequences=1, bos=start, seed=seed, purpose="watch")
