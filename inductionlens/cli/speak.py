@@ -59,3 +59,10 @@ def console_out() -> Any:
 def number(value: float) -> str:
     """Three decimals, a dash for what is not defined, and no minus before zero."""
     return "-" if value != value else f"{value:.3f}".replace("-0.000", "0.000")
+
+
+def say(sentence: str) -> None:
+    """Print one line on stdout, control characters of names as escapes: no file may steer the terminal."""
+    from inductionlens.cells import printable
+
+    print(printable(sentence))
