@@ -34,7 +34,7 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
     "size": Column("Frobenius norm of a QK term between the two embeddings", "float", "0 and up", "", ELHAGE),
     "prefix_lost": Column(
         "which share of the reader's prefix matching is gone when its queries, keys or values alone are those of a "
-        "model without the writer; empty where that is not clearly above the prefix matching of attention spread evenly",
+        "model without the writer; empty where prefix matching is not clearly above that of attention spread evenly",
         "float", _SHARE, "share", "this package", True, True,
     ),
     "prefix_lost_direct": Column(

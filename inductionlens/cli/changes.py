@@ -52,7 +52,7 @@ def changes(
     print(
         "Formed: seeds whose prefix matching breaks and in which a scan of the last snapshot finds an induction head. Means over the seeds that change, 95% intervals "
         "over seeds, widened by the distance between snapshots. Sharp: times as fast as an even spread over the run. "
-        "After prefix: steps from the middle of prefix matching's change."
+        "Too short: fewer than 10 snapshots, too few to tell. After prefix: steps from the middle of prefix matching's change."
     )
     wrote(table, out)
     if picture is not None:
@@ -61,12 +61,18 @@ def changes(
 
 def _in_brief(table: "pandas.DataFrame") -> "pandas.DataFrame":
     rows = table.to_dict("records")
-    return table[["model", "curve", "formed", "size", "sharpness"]].assign(
-        runs=[f"{row['changed']} of {row['seeds']}" for row in rows],
+    return table[["model", "curve", "size", "sharpness"]].assign(
+        formed=["-" if row["formed"] != row["formed"] else f"{row['formed']:.0f}" for row in rows],
+        runs=[_runs(row) for row in rows],
         window=[f"{row['start']:.0f} to {row['end']:.0f}" if row["changed"] else "-" for row in rows],
         middle=[_with_ends(row, "middle") for row in rows],
         after=[_with_ends(row, "after_prefix") for row in rows],
     )
+
+
+def _runs(row: dict[str, Any]) -> str:
+    """How many runs change, of how many, and of how many it cannot be told."""
+    return f"{row['changed']} of {row['seeds']}" + (f", {row['too_few']} too short" if row["too_few"] else "")
 
 
 def _with_ends(row: dict[str, Any], name: str) -> str:

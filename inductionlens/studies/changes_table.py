@@ -13,7 +13,7 @@ from inductionlens.errors import InputError
 from inductionlens.intervals import student_interval
 from inductionlens.phase_change import PhaseChange
 from inductionlens.several_changes import blur_of, co_occurrence, spread
-from inductionlens.studies.changes import CURVES, changes_of, formed
+from inductionlens.studies.changes import CURVES, changes_of, formed, last_verdict, too_few
 from inductionlens.studies.formation_result import Formation, read_formation
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ MOMENTS = ("start", "end", "middle")
 def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFrame":
     """One row per model and curve: how many of its runs (seeds) change, when, by how much, how sharply; and how many
     steps after prefix matching. ``formed`` counts the runs in which an induction head formed (see `formed`): prefix
-    matching breaks, and a scan of the last snapshot finds an induction head. A curve may break and go nowhere.
-    ``models`` holds the runs of each model by its name.
+    matching breaks, and a scan of the last snapshot finds an induction head; empty where none was scanned. A curve may
+    break and go nowhere. ``too_few`` counts the runs that do not change and have too few snapshots for that to be an
+    answer (see `find_change`). ``models`` holds the runs of each model by its name. Curves that no run has are left
+    out.
 
     ``start``, ``end`` and ``middle`` are means over the runs that change, with 95% intervals (Student's t, plus half
     the distance between snapshots at either end: no run says more than that) in ``_low`` and ``_high``; on a
@@ -46,10 +48,14 @@ def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFram
         if not runs:
             raise InputError(f"{name} has no run.")
         found = [changes_of(run.steps) for run in runs]
-        formed_in = sum(formed(run.steps) is not None for run in runs)
+        scanned = any(last_verdict(run.steps) for run in runs)
+        formed_in = sum(formed(run.steps) is not None for run in runs) if scanned else np.nan
         for curve in CURVES:
-            row = {"model": name, "curve": curve, "seeds": len(runs), "formed": formed_in}
-            rows.append(row | _row(found, curve))
+            having = [(run.steps, changes) for run, changes in zip(runs, found, strict=True) if curve in run.steps]
+            if having:
+                few = sum(too_few(steps, curve, changes.get(curve)) for steps, changes in having)
+                row = {"model": name, "curve": curve, "seeds": len(having), "formed": formed_in, "too_few": few}
+                rows.append(row | _row(found, curve))
     return pd.DataFrame(rows)
 
 

@@ -99,9 +99,9 @@ def circuit(
     ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
     intervals over sequences; `measure_paths` has the details. Shares are empty where there is nothing to lose: prefix
     matching that is not clearly above that of attention spread evenly, a logit effect below 0.01 or not clear of 0.
-    ``scores`` is a scan of the same model, made here if not given. Rotary models compare queries and keys in another way at every distance: their Q- and K-composition is left
-    empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic). Where keys are
-    smeared no distance helps, and it is empty.
+    ``scores`` is a scan of the same model, made here if not given. Rotary models compare queries and keys in
+    another way at every distance: their Q- and K-composition is left empty unless ``distance`` says which is meant
+    (0: as if nothing were turned, a heuristic). Where keys are smeared no distance helps, and it is empty.
 
     Raises:
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
