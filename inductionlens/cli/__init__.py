@@ -20,7 +20,7 @@ from inductionlens.cli import (  # noqa: F401 (each adds its commands)
     training,
     watch,
 )
-from inductionlens.cli.speak import app
+from inductionlens.cli.speak import app, refuse, tell
 from inductionlens.errors import InputError
 
 #: As --help lists them.
@@ -52,28 +52,29 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
-    warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"inductionlens: {message}\n")
+    held: list[str] = []
+    warnings.showwarning = lambda message, *_, **__: held.append(str(message))
     try:
         code = app(standalone_mode=False)
     except InputError as error:
-        sys.stderr.write(f"inductionlens: {error}\n")
-        code = 2
+        code = refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"inductionlens: {place}{error.strerror or error}.\n")
-        code = 2
+        code = refuse(f"{place}{error.strerror or error}.")
     except Exception as error:
         # Typer carries its own copy of click, or uses the installed one: its usage errors are known by what they do.
         if not hasattr(error, "format_message"):
             raise
         message = error.format_message()
-        if message.strip():  # empty where help was shown for want of a command
-            sys.stderr.write(f"inductionlens: {message.rstrip('.')}; see --help.\n")
-        code = 2
+        # empty where help was shown for want of a command
+        code = refuse(f"{message.rstrip('.')}; see --help.") if message.strip() else 2
+    if code != 2:  # a refusal is one line, whatever was warned of on the way
+        for message in dict.fromkeys(held):
+            tell(message)
     if code == 130:
-        sys.stderr.write("inductionlens: interrupted; no half-written file is left.\n")
+        tell("interrupted; no half-written file is left.")
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

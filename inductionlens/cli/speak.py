@@ -19,7 +19,7 @@ class Progress:
     """A progress bar on stderr, or nothing."""
 
     def __init__(self, quiet: bool, task: str) -> None:
-        self.quiet, self.task, self.bar = quiet or not sys.stderr.isatty(), task, None
+        self.quiet, self.task, self.bar = quiet or not sys.stderr.isatty(), _plain(task), None
 
     def __enter__(self) -> "Progress":
         if not self.quiet:
@@ -37,7 +37,7 @@ class Progress:
     def say(self, task: str) -> None:
         """Change what the bar says is going on."""
         if self.bar is not None:
-            self.bar.update(self.id, description=task)
+            self.bar.update(self.id, description=_plain(task))
 
     def at(self, done: int, total: int) -> None:
         """Move the bar."""
@@ -47,6 +47,12 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def _plain(task: str) -> str:
+    from inductionlens.cells import printable
+
+    return printable(task)
 
 
 def console_out() -> Any:
@@ -59,6 +65,19 @@ def console_out() -> Any:
 def number(value: float) -> str:
     """Three decimals, a dash for what is not defined, and no minus before zero."""
     return "-" if value != value else f"{value:.3f}".replace("-0.000", "0.000")
+
+
+def tell(sentence: str) -> None:
+    """Write one line on stderr, control characters as escapes."""
+    from inductionlens.cells import printable
+
+    sys.stderr.write(f"inductionlens: {printable(sentence)}\n")
+
+
+def refuse(sentence: str) -> int:
+    """Write why nothing was done, in one line; gives the exit code of a refusal."""
+    tell(sentence)
+    return 2
 
 
 def say(sentence: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inductionlens.cli.options import Out, check_table
+from inductionlens.cli.options import Columns, Out, check_table
 from inductionlens.cli.show import write
 from inductionlens.cli.speak import app, say
 from inductionlens.errors import InputError
@@ -21,15 +21,18 @@ def compare(
     out: Out = None,
     score: Annotated[str, typer.Option(help="The score whose changes are printed.")] = "prefix_matching",
     top: Annotated[int, typer.Option(help="How many heads are printed at most.")] = 10,
+    columns: Columns = None,
 ) -> None:
     """Say what changed between two scans: verdicts, and the heads whose score moved beyond chance."""
     from inductionlens.head_scores import read_scores
+    from inductionlens.published_columns import parse_columns
     from inductionlens.studies.compare import compare as run_compare
 
     if top < 1:
         raise InputError(f"top must be at least 1; got {top}.")
     check_table(out)
-    table = run_compare(read_scores(first), read_scores(second))
+    named = _for_each(first, second, parse_columns(columns))
+    table = run_compare(*(read_scores(path, columns=own) for path, own in zip((first, second), named, strict=True)))
     part = table[[name == score for name in table["score"]]]
     if part.empty:
         raise InputError(
@@ -38,6 +41,19 @@ def compare(
     write(table, out, "compare", inputs=(first, second))
     for sentence in _changes_in_words(part, score, top):
         say(sentence)
+
+
+def _for_each(first: Path, second: Path, columns: dict[str, str] | None) -> list[dict[str, str] | None]:
+    """What ``--columns`` says of each table: where only one of them has a name of others, the other needs it not."""
+    if columns is None:
+        return [None, None]
+    from inductionlens.files import read_raw
+
+    names = [set(read_raw(path, None)[0].columns) for path in (first, second)]
+    return [
+        {ours: theirs for ours, theirs in columns.items() if theirs in own or theirs not in other}
+        for own, other in (names, names[::-1])
+    ]
 
 
 def _changes_in_words(part: "pandas.DataFrame", score: str, top: int) -> list[str]:
@@ -80,11 +96,13 @@ def _place(row: Any) -> str:
 def why(
     scores: Annotated[Path, typer.Argument(help="A table written by scan.")],
     head: Annotated[list[str] | None, typer.Option(help="This head, such as 5.1; may be repeated.")] = None,
+    columns: Columns = None,
 ) -> None:
     """Say in words what each verdict of a table rests on: of the heads named, or of all that are of a kind."""
     from inductionlens.head_scores import read_scores
+    from inductionlens.published_columns import parse_columns
 
-    table = read_scores(scores)
+    table = read_scores(scores, columns=parse_columns(columns))
     if not {"kind", "why"} <= set(table.table.columns):
         raise InputError(f"{scores} has no columns kind and why; tables written by scan have them.")
     rows = (
