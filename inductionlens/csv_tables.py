@@ -1,5 +1,6 @@
 """Tables as CSV: exact, whole, and harmless in a spreadsheet."""
 
+import csv
 import re
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -28,7 +29,10 @@ def encode_csv(table: "pandas.DataFrame") -> bytes:
     for place, kind in enumerate(table.dtypes):
         if kind.kind not in "biufMm":
             marked.isetitem(place, table.iloc[:, place].map(_mark))
-    return marked.to_csv(index=False, lineterminator="\n").encode()
+    content = marked.to_csv(index=False, lineterminator="\n").encode()
+    if b"\r" in content:  # a carriage return ends a line for readers, and the writer does not quote it by itself
+        content = marked.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
+    return content
 
 
 def decode_csv(content: bytes, name: str) -> "pandas.DataFrame":
@@ -51,9 +55,7 @@ def decode_csv(content: bytes, name: str) -> "pandas.DataFrame":
         raise InputError(f"{name} is not a readable csv table: {_reason(error)}.") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(f"{name} is not a readable csv table: its rows have more cells than its first line.")
-    short = table.isna().any(axis=1).to_numpy()
-    if short.any():
-        line = _line(table, int(short.argmax()))
+    if line := _short_line(text, separator):
         raise InputError(
             f"{name} is cut off or damaged: line {line} has fewer cells than the first, which has {len(table.columns)}."
         )
@@ -71,10 +73,20 @@ def _separator(text: str) -> str:
     return next((separator for separator in SEPARATORS if separator in first), ",")
 
 
-def _line(table: "pandas.DataFrame", row: int) -> int:
-    """The line of the file on which a row begins; cells may hold ends of lines."""
-    before = table.iloc[:row].fillna("")
-    return row + 2 + int(sum(before[name].str.count("\n").sum() for name in before.columns))
+def _short_line(text: str, separator: str) -> int | None:
+    """The first line that has fewer cells than the first one, counted from 1; pandas fills such rows up unasked."""
+    # A quoted cell counts for the ends of lines in it alone.
+    quoted = re.compile(rf'(^|[{separator}\n])"[^"]*(?:""[^"]*)*"')
+    bare = quoted.sub(lambda cell: cell[1] + "\0" * cell[0].removeprefix(cell[1]).count("\n") + "x",
+                      re.sub("\r\n?", "\n", text))  # fmt: skip
+    inside, most = 0, None
+    for number, line in enumerate(bare.split("\n"), 1):
+        cells = line.count(separator)
+        most = cells if most is None and line.strip() else most
+        if line.strip() and most is not None and cells < most:
+            return number + inside
+        inside += line.count("\0")
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -186,7 +186,7 @@ def _of_rows(rows: Any, path: Path) -> "pandas.DataFrame":
     except Exception:  # columns of unequal lengths, single values
         pass
     what = (
-        f"its top holds {', '.join(f'{key} ({_called(value)})' for key, value in list(rows.items())[:8]) or 'nothing'}"
+        f"its top holds {listed((f'{key} ({_called(value)})' for key, value in rows.items()), 8)}"
         if isinstance(rows, dict)
         else f"its top is {_called(rows)}"
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from inductionlens.cells import printable
 from inductionlens.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,5 +57,5 @@ def renamed(
 
 def listed(names: Iterable[object], most: int = 12) -> str:
     """Names with commas, the first few of many."""
-    names = [str(name) for name in names]
+    names = [printable(str(name)) for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"

@@ -22,6 +22,8 @@ from inductionlens.studies.formation_result import Formation, read_formation
 if TYPE_CHECKING:
     import pandas
 
+#: Larger numbers are taken for mistakes: their squares overflow.
+LARGEST = 1e30
 #: Steps of a change that get an interval over seeds.
 MOMENTS = ("start", "end", "middle")
 
@@ -154,5 +156,8 @@ def read_curves(path: str | Path, columns: Mapping[str, str]) -> Formation:
         raise InputError(f"{path}: column {columns['step']} must hold a number of at least 0 in every row.")
     if steps.duplicated().any():
         raise InputError(f"{path} has step {steps[steps.duplicated()].iloc[0]:g} twice; keep one row for each step.")
-    named = named.replace([np.inf, -np.inf], np.nan).sort_values("step", ignore_index=True)
+    named = named.replace([np.inf, -np.inf], np.nan)
+    if (named.abs() > LARGEST).any(axis=None):
+        raise InputError(f"{path} holds numbers beyond {LARGEST:g}, with which no curve can be fitted.")
+    named = named.sort_values("step", ignore_index=True)
     return Formation(named, *(pd.DataFrame() for _ in range(4)), provenance=record)
