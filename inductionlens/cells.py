@@ -50,3 +50,8 @@ def _cell(value: Any) -> int | float | bool | None:
         return int(value)
     except ValueError:
         return _cell(float(value))
+
+
+def printable(text: str) -> str:
+    """Text on one line, with control characters and what no file can hold as escapes, such as ``\\x1b``."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -34,15 +34,16 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
     "size": Column("Frobenius norm of a QK term between the two embeddings", "float", "0 and up", "", ELHAGE),
     "prefix_lost": Column(
         "which share of the reader's prefix matching is gone when its queries, keys or values alone are those of a "
-        "model without the writer", "float", _SHARE, "share", "this package", True, True,
+        "model without the writer; empty where prefix matching is not clearly above that of attention spread evenly",
+        "float", _SHARE, "share", "this package", True, True,
     ),
     "prefix_lost_direct": Column(
         "the same when only the writer's own output is taken out there: not what other parts have made of it", "float",
         _SHARE, "share", "this package", True,
     ),
     "logit_lost": Column(
-        "as prefix_lost, of the reader's effect on the right logit", "float", _SHARE, "share", "this package", True,
-        True,
+        "as prefix_lost, of the reader's effect on the right logit; empty where that is below 0.01 or not clear of 0",
+        "float", _SHARE, "share", "this package", True, True,
     ),
     "logit_lost_direct": Column(
         "as prefix_lost_direct, of the reader's effect on the right logit", "float", _SHARE, "share", "this package",

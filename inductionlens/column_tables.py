@@ -112,7 +112,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "model": Column("what the files of the model's runs have in common in their names", "str"),
         "size": Column("the curve after the change minus before it; mean over the seeds that change", "float"),
     }
-    | _from("curve seeds formed changed sharpness overlap", FORMATION_COLUMNS, ends="start end middle after_prefix"),
+    | _from(
+        "curve seeds formed too_few changed sharpness overlap", FORMATION_COLUMNS, ends="start end middle after_prefix"
+    ),
     "reproduce.arguments": _from("argument claim predicted measured low high verdict", FORMATION_COLUMNS),
     "reproduce.runs": RUNS,
     "reproduce.curves": {"model": RUNS["model"], "seed": RUNS["seed"], "step": STEP}

@@ -126,7 +126,8 @@ def copying_case(behaviour: Mapping[str, float], table: "pandas.DataFrame", thre
     """Whether the model copies repeated random tokens at all, and whether induction heads go with it, in words.
 
     A model copies if ``copying_gain`` is above 1 nat with an interval above 0. One of four cases; whether the heads
-    found explain the copying is a question for ablation.
+    found explain the copying is a question for ablation. Where a model copies without an induction head, the head with
+    most attention at one offset is named, with its own verdict and the reasons for it.
     """
     gain, low = behaviour["copying_gain"], behaviour["copying_gain_low"]
     copies = gain > COPIES and not low <= 0
@@ -143,7 +144,7 @@ def copying_case(behaviour: Mapping[str, float], table: "pandas.DataFrame", thre
         return (
             f"The model copies, but no induction head was found ({losses}); "
             f"most attention at one offset: {top['offset_peak_value']:.2f} at {top['offset_peak']:+d} from the copy, "
-            f"head {top['layer']}.{top['head']}."
+            f"head {top['layer']}.{top['head']} ({top['kind']}: {top['why']})."
         )
     if matching:
         heads = f"{matching} heads match" if matching > 1 else "1 head matches"

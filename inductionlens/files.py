@@ -7,12 +7,14 @@ import os
 import secrets
 import warnings
 from collections.abc import Sequence
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inductionlens.cells import numbers
+from inductionlens.csv_tables import decode_csv, encode_csv
 from inductionlens.errors import InputError
+from inductionlens.published_columns import listed
 
 if TYPE_CHECKING:
     import pandas
@@ -88,7 +90,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def encode_table(table: "pandas.DataFrame", kind: str) -> bytes:
     """A table as the bytes of a CSV, Parquet or JSON file; numbers exact, NaN an empty cell or null."""
     if kind == "csv":
-        return table.to_csv(index=False, lineterminator="\n").encode()
+        return encode_csv(table)
     if kind == "parquet":
         buffer = BytesIO()
         table.to_parquet(buffer, index=False)
@@ -134,7 +136,9 @@ def read_plain_table(
         table = table.reindex(columns=list(required))
     absent = [name for name in required if name not in table.columns]
     if absent:
-        raise InputError(f"{path} is not a {called}: it has no column {absent[0]}.")
+        raise InputError(
+            f"{path} is not a {called}: it has no column {absent[0]}; its columns are {listed(table.columns)}."
+        )
     for name in table.columns:
         try:
             table[name] = table[name].fillna("") if name in text else numbers(table[name])
@@ -145,7 +149,7 @@ def read_plain_table(
 
 def read_raw(path: Path, kind: str | None) -> "tuple[pandas.DataFrame, dict[str, Any]]":
     """A table as the file holds it, and its record."""
-    kind = format_of(path, kind)
+    kind = "csv" if kind is None and path.suffix.lower() == ".tsv" else format_of(path, kind)
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -157,14 +161,46 @@ def read_raw(path: Path, kind: str | None) -> "tuple[pandas.DataFrame, dict[str,
 def _decode(path: Path, content: bytes, kind: str) -> "pandas.DataFrame":
     import pandas as pd
 
+    if kind == "csv":
+        return decode_csv(content, str(path))
     try:
-        if kind == "csv":
-            return pd.read_csv(StringIO(content.decode()), dtype=str, keep_default_na=False)
         if kind == "parquet":
             return pd.read_parquet(BytesIO(content))
-        return pd.DataFrame(json.loads(content))
+        rows = json.loads(content)
     except Exception as error:
-        raise InputError(f"{path} is not a readable {kind} table: {str(error).splitlines()[0]}.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is not a readable {kind} table: {reason.rstrip('.')}.") from error
+    return _of_rows(rows, path)
+
+
+def _of_rows(rows: Any, path: Path) -> "pandas.DataFrame":
+    """A table from a list of rows, or from one list (or dictionary) per column, as pandas writes JSON."""
+    import pandas as pd
+
+    by_column = isinstance(rows, dict) and len({type(cells) for cells in rows.values()}) == 1
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        by_column = True
+    try:
+        if by_column:
+            return pd.DataFrame(rows).reset_index(drop=True)
+    except Exception:  # columns of unequal lengths, single values
+        pass
+    what = (
+        f"its top holds {listed((f'{key} ({_called(value)})' for key, value in rows.items()), 8)}"
+        if isinstance(rows, dict)
+        else f"its top is {_called(rows)}"
+    )
+    raise InputError(
+        f"{path} is not a readable json table: {what}; a table is a list of rows, such as "
+        '[{"layer": 0, "head": 0, "prefix_matching": 0.5}], or one list for each column.'
+    )
+
+
+def _called(value: Any) -> str:
+    """A JSON value in words."""
+    if isinstance(value, (dict, list)):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    return f"{value!r:.30}"
 
 
 def _read_record(path: Path, content: bytes) -> dict[str, Any]:

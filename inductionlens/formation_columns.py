@@ -24,9 +24,13 @@ FORMATION_COLUMNS: dict[str, Column] = {
     "curve": Column("the column of a table of steps whose change is described", "str"),
     "seeds": Column("runs of the model", "int"),
     "changed": Column("runs of the model whose curve changes", "int"),
-    "formed": Column(
-        "runs of the model in which an induction head formed: prefix matching breaks, and a scan finds one at the end",
+    "too_few": Column(
+        "runs of the model whose curve does not change, in so few snapshots (below 10) that a change may be missed",
         "int",
+    ),
+    "formed": Column(
+        "runs of the model in which an induction head formed: prefix matching breaks, and a scan finds one at the end; "
+        "empty where none was scanned", "int",
     ),
     "start": Column(
         "step of the last snapshot before the change; mean over seeds, interval by Student's t plus half the distance "

@@ -1,5 +1,6 @@
 """A head table with what was measured behind it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,10 +119,16 @@ class HeadScores:
         self.save(path, "json")
 
 
-def read_scores(path: str | Path, format: str | None = None) -> HeadScores:
-    """Read a table written by `HeadScores.save`, number for number, with its provenance.
+def read_scores(path: str | Path, format: str | None = None, *, columns: Mapping[str, str] | None = None) -> HeadScores:
+    """Read a table written by `HeadScores.save`, number for number, with its provenance; or a table that others wrote.
+
+    Args:
+        path: a .csv (cells separated by commas, semicolons or tabs), .tsv, .parquet or .json file.
+        format: csv, parquet or json, whatever the suffix.
+        columns: our name of a column -> what the file calls it, such as ``{"head": "head_idx",
+            "prefix_matching": "score"}``; columns that have our names need not be given.
 
     Raises:
-        InputError: the file is missing, unreadable, or not a head table.
+        InputError: the file is missing, unreadable, cut off, or not a head table; a column that it has not.
     """
-    return HeadScores(*read_table(Path(path), format))
+    return HeadScores(*read_table(Path(path), format, columns))

@@ -8,6 +8,7 @@ import pytest
 from test_cli import run
 
 from inductionlens import InputError
+from inductionlens.cli.changes import _in_brief
 from inductionlens.plots.formation import ROWS, draw_analysis
 from inductionlens.studies.analysis import analysis
 from inductionlens.studies.changes_table import changes_table, read_models
@@ -99,6 +100,20 @@ def test_seeds_that_do_not_change_are_counted_and_left_out():
     assert first["start_high"] - 400 == pytest.approx(T[2] * 100 + 12.5)
     score = table.iloc[1]  # the second seed's score changes at 400 although nothing else does
     assert (score["changed"], score["after_prefix"]) == (3, 0)
+
+
+def test_runs_that_are_too_short_to_tell_are_counted():
+    def blunt(steps):
+        cut = made(size=0.02, steps=steps, named="")
+        cut.steps["copying_gain"] = np.random.default_rng(1).normal(size=len(steps))
+        return cut
+
+    table = changes_table({"m": [blunt(range(0, 700, 100)), blunt(range(4)), blunt(STEPS)]})
+    gain = table[table["curve"] == "copying_gain"].iloc[0]
+    assert (gain["seeds"], gain["changed"], gain["too_few"]) == (3, 0, 2)
+    assert table["formed"].isna().all()  # nobody scanned them
+    assert _in_brief(table)["runs"].tolist()[-1] == "0 of 3, 2 too short"
+    assert _in_brief(table)["formed"].tolist() == ["-"] * 3
 
 
 def test_log_spaced_runs_have_geometric_means():

@@ -17,9 +17,11 @@ from inductionlens.circuit_columns import CIRCUIT_COLUMNS
 from inductionlens.effect_columns import EFFECT_COLUMNS
 from inductionlens.measure import measure_attention
 from inductionlens.models.circuits import ov_eigenvalues
+from inductionlens.models.named_weights import named_weights
 from inductionlens.models.planted import PLANTED
 from inductionlens.scores.attention import after_copy
 from inductionlens.studies.circuit import _probe, qk_expansion
+from inductionlens.studies.circuit_tables import _where_clear, least_prefix_matching
 from inductionlens.studies.repeats import DISTRIBUTIONS
 from inductionlens.studies.repeats import _probe as repeated_probe
 from inductionlens.tables import COLUMNS, explain
@@ -86,6 +88,50 @@ def test_the_trained_toys_writer_is_the_one_whose_removal_costs_most(trained):
     for reader in trained.readers:
         named = Head.parse(trained.paths(reader).iloc[0]["writer"])
         assert named.index == min(costs, key=lambda writer: float(costs[writer][reader.index]))
+
+
+# Shares of nothing.
+def test_least_prefix_matching_is_that_of_attention_spread_evenly():
+    for bos, period in ((0, 4), (None, 7)):
+        probe = il.repeated_tokens(il.token_pool(range(1, 60)), period=period, repeats=2, sequences=3, bos=bos, seed=0)
+        length = probe.tokens.shape[1]
+        even = torch.tril(torch.ones(length, length)) / torch.arange(1, length + 1)[:, None]
+        pairs = [
+            (query, key + 1)
+            for query in range(length) for key in range(query) if probe.tokens[0, key] == probe.tokens[0, query]
+        ]  # fmt: skip
+        assert len(pairs) == period
+        expected = sum(float(even[pair]) for pair in pairs) / period
+        assert least_prefix_matching(probe) == pytest.approx(expected)
+
+
+def test_shares_of_a_reader_with_nothing_to_lose_are_empty_and_the_words_say_why(tmp_path):
+    """Sharp attention that has nothing to do with repeats: 87% of a millionth was once lost."""
+    shape = il.ToyConfig(n_layers=2, n_heads=2, d_model=32, d_head=16, d_vocab=64, n_ctx=128)
+    model = il.new_toy(shape, seed=3)
+    weights = named_weights(model)
+    with torch.no_grad():
+        for layer in range(2):
+            weights[f"blocks.{layer}.attn.W_Q"].mul_(12)
+    il.save_toy(model, tmp_path / "toy")
+    code, printed, _ = run("circuit", tmp_path / "toy", "--readers", "1.0,1.1", "--out", tmp_path / "pairs.csv")
+    assert code == 0
+    assert "%" not in printed
+    assert "1.0 has nothing that a writer could take away: its prefix matching of 0.0" in printed
+    assert "is below 0.01 or not clear of 0." in printed
+    pairs = pd.read_csv(tmp_path / "pairs.csv")
+    shares = [name for name in pairs.columns if "_lost" in name or name in ("causal", "rank_causal")]
+    assert len(shares) == 11
+    assert pairs[shares].isna().all(axis=None)
+    assert pairs[["prefix_matching", "induction_logit", "composition"]].notna().all(axis=None)
+
+
+def test_shares_are_given_as_soon_as_there_is_something_to_lose():
+    """By size, and by an interval that holds neither chance nor 0."""
+    rows = np.array([[0.5] * 5, [0.02] * 5, [0.0, 0.0, 0.0, 0.0, 0.9], [-0.5] * 5])
+    kept = np.isfinite(_where_clear(rows, 0.04, 0.04)).all(1)
+    assert kept.tolist() == [True, False, False, True]
+    assert np.isfinite(_where_clear(rows[:, :2], 0.04, 0.04)).all(1).tolist() == [True, False, False, True]
 
 
 # The table.
@@ -218,7 +264,7 @@ def test_rotary_models_say_what_was_left_out():
     found = il.circuit(model, readers="1.0", sequences=2)
     by_via = found.pairs.groupby("via")["composition"].count()
     assert by_via.to_dict() == {"k": 0, "q": 0, "v": 9}
-    assert found.pairs.loc[found.pairs["reader"] == "L1H0", "prefix_lost"].notna().all()
+    assert found.pairs.loc[found.pairs["reader"] == "L1H0", "prefix_matching"].notna().all()
     assert "left out: positions are rotary" in found.provenance["composition"]["queries_and_keys"]
     there = il.circuit(model, readers="1.0", sequences=2, distance=24)
     assert there.pairs["composition"].notna().all()

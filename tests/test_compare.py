@@ -69,6 +69,41 @@ def test_other_shapes_and_tables_without_common_scores_are_refused(planted_scan)
         il.compare(*map(il.HeadScores, tables))
 
 
+def table_of(path, *rows, header="layer,head,prefix_matching"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_without_intervals_nothing_is_said_but_the_largest_difference(tmp_path):
+    before = table_of(tmp_path / "before.csv", "0,0,0.02", "0,1,0.03", "0,2,0.9")
+    after = table_of(tmp_path / "after.csv", "0,0,0.75", "0,1,0.03", "0,2,0.1")
+    reason = "Nothing can be said of prefix_matching: at least one of the tables has no intervals of it. "
+    code, printed, _ = run("compare", before, after)
+    assert (code, printed) == (
+        0, f"{reason}The largest difference is -0.800, at head 0.2 (0.900 -> 0.100); there are no verdicts.\n"
+    )  # fmt: skip
+    empty = table_of(tmp_path / "empty.csv", "0,0,", "0,1,", "0,2,")
+    assert run("compare", before, empty)[1] == f"{reason}No head has it in both tables; there are no verdicts.\n"
+
+
+def test_verdicts_are_compared_where_both_tables_have_them(planted_scan, tmp_path):
+    planted_scan.to_csv(tmp_path / "a.csv")
+    il.HeadScores(planted_scan.table.drop(columns=["kind", "why"])).to_csv(tmp_path / "b.csv")
+    said = "0 of 6 heads changed in prefix_matching (Welch's t test, false discovery rate 5%)"
+    assert run("compare", tmp_path / "a.csv", tmp_path / "b.csv")[1] == f"{said}; there are no verdicts.\n"
+    assert run("compare", tmp_path / "a.csv", tmp_path / "a.csv")[1] == f"{said}; 0 verdicts changed.\n"
+
+
+def test_heads_without_intervals_are_counted_as_unknown(planted_scan, tmp_path):
+    fewer = planted_scan.table.copy()
+    fewer.loc[[0, 3], ["prefix_matching_low", "prefix_matching_high"]] = np.nan
+    for name, table in (("a", planted_scan.table), ("b", fewer)):
+        il.HeadScores(table).to_csv(tmp_path / f"{name}.csv")
+    printed = run("compare", tmp_path / "a.csv", tmp_path / "b.csv")[1]
+    assert "0 of 6 heads changed" in printed
+    assert "(nothing can be said of 2 without intervals)" in printed
+
+
 def test_the_command_says_what_changed(planted_scan, tmp_path):
     planted_scan.to_csv(tmp_path / "a.csv")
     il.scan("planted-anti-copying", sequences=5).to_csv(tmp_path / "b.csv")

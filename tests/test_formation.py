@@ -586,4 +586,8 @@ def test_changes_are_found_on_even_and_on_log_spaced_steps():
     )
     for steps in ([0, 100, 200], [0, 1, 2, 4, 8, 512], [0], [0, 500]):  # the second: five on a logarithmic axis
         assert in_words(table(steps))[0].endswith("too few snapshots, or too even, to look for a change.")
+    few = table([100, 200, 300, 400, 500, 600, 700])
+    few["prefix_matching"] = [0.05, 0.04, 0.75, 0.85, 0.90, 0.91, 0.89]
+    assert in_words(few)[0].endswith("7 snapshots are too few to tell whether it changes abruptly: 10 can show it.")
+    assert in_words(few)[-1].endswith("L1H2; whether formed in an abrupt change cannot be told from these snapshots.")
     assert "changes from step 256 to 512" in in_words(table([0, 16, 32, 64, 128, 256, 512, 1024]))[0]

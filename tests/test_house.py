@@ -55,6 +55,8 @@ FLOORS = [
     ("column_tables", 0, "ground"),
     ("study_columns", 0, "ground"),
     ("cells", 0, "ground"),
+    ("csv_tables", 0, "ground"),
+    ("published_columns", 0, "ground"),
     ("files", 0, "ground"),
     ("head_files", 0, "ground"),
     ("partial", 0, "ground"),

@@ -350,6 +350,27 @@ def test_six_snapshots_can_show_a_jump_and_a_change_wider_than_the_run_is_none()
     assert not find_change(range(40), ramp(40, 5, 33)).found
 
 
+def test_without_a_change_in_few_snapshots_nothing_can_be_told():
+    """A jump of 10 standard deviations, missed in 7 snapshots: p is 0.1."""
+    steps = [16, 256, 1000, 4000, 16000, 65000, 130000]
+    missed = find_change(steps, [0.05, 0.04, 0.75, 0.85, 0.90, 0.91, 0.89])
+    assert (missed.found, missed.too_few) == (False, True)
+    seen = find_change(steps, [0.05, 0.04, 0.80, 0.80, 0.80, 0.85, 0.80])
+    assert (seen.found, seen.too_few) == (True, False)
+    for n, few in ((9, True), (10, False)):
+        assert find_change(snapshots(n, "log"), np.random.default_rng(1).standard_normal(n)).too_few == few
+
+
+@pytest.mark.parametrize(("n", "least", "most"), [(6, 0, 0.7), (7, 0.5, 0.9), (10, 0.95, 1)])
+@pytest.mark.parametrize("axis", ["log", "linear"])
+def test_jumps_are_found_in_as_many_curves_as_stated(n, least, most, axis):
+    """Within one interval, 20 times as large as the noise's standard deviation."""
+    steps, generator = snapshots(n, axis), np.random.default_rng(n)
+    curves = [ramp(n, 1 + draw % (n - 3), 2 + draw % (n - 3)) + generator.standard_normal(n) / 20 for draw in range(60)]
+    found = np.mean([find_change(steps, curve).found for curve in curves])
+    assert least <= found <= most
+
+
 # Laws.
 def test_shift_scale_sign_and_clock_change_nothing_else():
     steps, generator = snapshots(30, "log"), np.random.default_rng(3)

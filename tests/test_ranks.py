@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from inductionlens import HeadScores, InputError
-from inductionlens.studies.rank_agreement import COLUMN_OF, EFFECTS, LABELS, rank_agreement
+from inductionlens.studies.rank_agreement import COLUMN_OF, EFFECTS, LABELS, SHAPES, rank_agreement
 from inductionlens.studies.reference import reference_folder
 
 
@@ -98,12 +98,29 @@ def test_the_name_may_be_given_or_read(random_scores):
 
 def test_tables_without_what_was_published_are_refused(random_scores):
     with pytest.raises(InputError, match=r"published model has heads that this table lacks: 9\.6"):
-        rank_agreement(HeadScores(random_scores.table.query("layer < 6")))
+        rank_agreement(HeadScores(random_scores.table.query("layer != 9 or head != 6")))
     with pytest.raises(InputError, match="none of the columns that were published for gpt2-small: duplicate_token"):
         rank_agreement(HeadScores(random_scores.table[["model", "layer", "head"]]))
     empty = random_scores.table.assign(induction_logit=np.nan)
     with pytest.raises(InputError, match="no value of induction_logit"):
         rank_agreement(HeadScores(empty))
+
+
+@pytest.mark.parametrize(("shape", "said"), [((24, 16), "24 layers of 16 heads"), ((12, 13), "12 layers of 13 heads")])
+def test_a_table_of_another_shape_is_of_another_model(shape, said):
+    """It has every head that was published, and more."""
+    scores = scores_of({"induction_logit": noise(0, shape[0] * shape[1])}, "somebody/finetuned", shape)
+    with pytest.raises(InputError, match=f"The table has {said}, and gpt2-small has 12 layers of 12 heads; name the"):
+        rank_agreement(scores, "gpt2")
+
+
+def test_every_published_model_has_a_shape_that_holds_its_heads():
+    effects = pd.read_csv(reference_folder() / EFFECTS)
+    assert set(effects["model"]) == set(SHAPES)
+    for row in effects.itertuples():
+        layers, heads = SHAPES[row.model]
+        assert row.layer < layers
+        assert row.head < heads
 
 
 def test_the_command_prints_one_line_per_published_set(random_scores, tmp_path):

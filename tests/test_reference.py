@@ -145,7 +145,7 @@ def test_the_recipe_draws_what_the_demo_drew():
         ("layer,head,induction\n0,0,x\n", "must hold a number in every cell"),
         ("layer,head,induction\n0,0,\n", "must hold a number in every cell"),
         ("layer,head,induction\n0,0,1\n0,0,1\n", "names a head twice"),
-        ("", "cannot be read"),
+        ("", "is not a readable csv table"),
     ],
 )
 def test_bad_tables_are_refused(content, match, tmp_path):

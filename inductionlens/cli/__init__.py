@@ -26,7 +26,7 @@ from inductionlens.cli import (  # noqa: F401 (each adds its commands)
     watch,
 )
 from inductionlens.cli.outputs import Checked
-from inductionlens.cli.speak import app, one_line
+from inductionlens.cli.speak import app, refuse, tell
 from inductionlens.errors import INTERRUPTED, InputError
 
 #: As --help lists them.
@@ -60,26 +60,31 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
-    warnings.showwarning = lambda message, *_, **__: _say(str(message))
+    held: list[str] = []
+    warnings.showwarning = lambda message, *_, **__: held.append(str(message))
     try:
         with _interrupts():
             _check_words(sys.argv[1:])
             code = app(standalone_mode=False)
     except InputError as error:
-        code = _say(str(error))
+        code = refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        code = _say(f"{place}{error.strerror or error}.")
+        code = refuse(f"{place}{error.strerror or error}.")
     except Exception as error:
         # Typer carries its own copy of click, or uses the installed one: its usage errors are known by what they do.
         if not hasattr(error, "format_message"):
             raise
         message = error.format_message()
-        code = _say(f"{message.rstrip('.')}; see --help.") if message.strip() else 2  # empty where help was shown
+        # empty where help was shown for want of a command
+        code = refuse(f"{message.rstrip('.')}; see --help.") if message.strip() else 2
+    if code != 2:  # a refusal is one line, whatever was warned of on the way
+        for message in dict.fromkeys(held):
+            tell(message)
     if code == 130:
-        _say(INTERRUPTED)
+        tell(INTERRUPTED)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -110,12 +115,6 @@ def _interrupts() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _say(sentence: str) -> int:
-    """Say one sentence on stderr; gives the exit code of bad input."""
-    sys.stderr.write(f"inductionlens: {one_line(sentence)}\n")
-    return 2
 
 
 def _check_words(words: list[str]) -> None:

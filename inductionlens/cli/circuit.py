@@ -130,6 +130,12 @@ def _summary(found: "Circuit", out: Path | None) -> None:
 def _sentence(paths: "pandas.DataFrame", reader: str) -> str:
     """One reader in words: its strongest path, and which head costs it most when ablated."""
     best = paths.iloc[0]
+    if paths["causal"].isna().all():
+        return (
+            f"{reader} has nothing that a writer could take away: its prefix matching of {best['prefix_matching']:.3f} is "
+            f"not clearly above that of evenly spread attention, and its effect on the right logit, {best['induction_logit']:+.3f}, "
+            "is below 0.01 or not clear of 0."
+        )
     if not best["causal"] > 0:
         return f"{reader} reads no earlier head that matters to it here."
     what = "right-logit effect" if best["via"] == "v" else "prefix matching"

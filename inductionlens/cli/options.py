@@ -17,6 +17,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA by defaul
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 Out = Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .json.")]
+Columns = Annotated[list[str] | None, typer.Option(metavar="OUR=THEIRS", help="What a table that others wrote calls our columns, with commas: head=head_idx,prefix_matching=score.")]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Decides every random token and resample.")]
 NoControls = Annotated[
     bool, typer.Option("--no-controls", help="Scan without controls: heads are of a kind by threshold alone.")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inductionlens.cli.speak import console_out, number
+from inductionlens.cli.speak import console_out, number, say
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,7 @@ def write(
 def wrote(table: "pandas.DataFrame", out: Path | None) -> None:
     """Say how many rows were written where."""
     if out is not None:
-        print(f"{len(table)} rows written to {out}")
+        say(f"{len(table)} rows written to {out}")
 
 
 def show(table: "pandas.DataFrame", titles: dict[str, str]) -> None:
@@ -40,13 +40,18 @@ def show(table: "pandas.DataFrame", titles: dict[str, str]) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
+    from inductionlens.cells import printable
+
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, title in titles.items():
         text = table[column].dtype.kind not in "fi"
         grid.add_column(title, justify="left" if text else "right", no_wrap=text)
     for row in table.to_dict("records"):
         grid.add_row(
-            *(number(row[name]) if isinstance(row[name], float) else escape(str(row[name])) for name in titles)
+            *(
+                number(row[name]) if isinstance(row[name], float) else escape(printable(str(row[name])))
+                for name in titles
+            )
         )
     console = console_out()
     if not console.is_terminal:  # a file or a pipe has no edge to fit into

@@ -47,14 +47,14 @@ class Progress:
 
     def _lines(self, stream: Any) -> None:
         while not self.ended.wait(EVERY):
-            stream.write(f"inductionlens: {one_line(self.task)}{self.place}, {time.monotonic() - self.start:.0f} s\n")
+            stream.write(f"inductionlens: {_plain(self.task)}{self.place}, {time.monotonic() - self.start:.0f} s\n")
             stream.flush()
 
     def say(self, task: str) -> None:
         """Change what is said to be going on."""
         self.task, self.place = task, ""
         if self.bar is not None:
-            self.bar.update(self.id, description=task)
+            self.bar.update(self.id, description=_plain(task))
 
     def at(self, done: int, total: int) -> None:
         """Say how much is done."""
@@ -68,9 +68,10 @@ class Progress:
             self.bar.stop()
 
 
-def one_line(text: str) -> str:
-    """Text without line ends and without signs that command a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split("\n")))
+def _plain(task: str) -> str:
+    from inductionlens.cells import printable
+
+    return printable(task)
 
 
 def console_out() -> Any:
@@ -83,3 +84,23 @@ def console_out() -> Any:
 def number(value: float) -> str:
     """Three decimals, a dash for what is not defined, and no minus before zero."""
     return "-" if value != value else f"{value:.3f}".replace("-0.000", "0.000")
+
+
+def tell(sentence: str) -> None:
+    """Write one line on stderr, control characters as escapes."""
+    from inductionlens.cells import printable
+
+    sys.stderr.write(f"inductionlens: {printable(sentence)}\n")
+
+
+def refuse(sentence: str) -> int:
+    """Write why nothing was done, in one line; gives the exit code of a refusal."""
+    tell(sentence)
+    return 2
+
+
+def say(sentence: str) -> None:
+    """Print one line on stdout, control characters of names as escapes: no file may steer the terminal."""
+    from inductionlens.cells import printable
+
+    print(printable(sentence))

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inductionlens.cells import printable
 from inductionlens.errors import InputError
 from inductionlens.files import check_writable, write_atomically
 from inductionlens.tables import COLUMNS, SCORES
@@ -142,6 +143,7 @@ def write_picture(figure: "Figure", path: Path) -> None:
     from io import BytesIO
 
     import matplotlib
+    from matplotlib.text import Text
 
     buffer = BytesIO()
     kind = path.suffix.lower().removeprefix(".")
@@ -150,6 +152,8 @@ def write_picture(figure: "Figure", path: Path) -> None:
     width, height = figure.get_size_inches()
     if max(width, height) * 200 > 2**16:
         raise InputError(f"The picture would be {width:.0f} x {height:.0f} inches; draw fewer scores or heads.")
+    for text in figure.findobj(Text):  # a control character in a name would make an SVG ill-formed
+        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
     with matplotlib.rc_context({"svg.hashsalt": "inductionlens"}):
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     write_atomically(path, buffer.getvalue())

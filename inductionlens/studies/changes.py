@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inductionlens.phase_change import SNAPSHOTS, PhaseChange, find_change
+from inductionlens.phase_change import ENOUGH, SNAPSHOTS, PhaseChange, find_change
 from inductionlens.several_changes import co_occurrence
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ SAME = "same weights, bit for bit, as step "
 def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES)) -> dict[str, PhaseChange]:
     """Where each curve of a table of steps breaks, on one axis; snapshots without numbers are left out.
 
-    Curves of fewer than 6 snapshots, or that never move, are left out: there is nothing to look for.
+    Curves that the table has not, of fewer than 6 snapshots, or that never move, are left out: there is nothing to look
+    for.
     """
     found: dict[str, PhaseChange] = {}
     axis = None
-    for name in curves:
+    for name in filter(steps.columns.__contains__, curves):
         part = steps[["step", name]].dropna()
         values, steps_taken = (part[column].to_numpy(dtype=float) for column in (name, "step"))
         if (steps_taken > 0).sum() > 2 and _log_spaced(steps_taken):  # step 0 has no place on a logarithmic axis
@@ -42,6 +43,13 @@ def changes_of(steps: "pandas.DataFrame", curves: tuple[str, ...] = tuple(CURVES
     return found
 
 
+def too_few(steps: "pandas.DataFrame", curve: str, change: PhaseChange | None) -> bool:
+    """Whether a curve without a change has too few snapshots for that to be an answer; see `PhaseChange.too_few`."""
+    if change is not None:
+        return change.too_few
+    return len(steps[["step", curve]].dropna()) < ENOUGH
+
+
 def formed(steps: "pandas.DataFrame") -> PhaseChange | None:
     """The change in which a run formed an induction head: prefix matching breaks, and a scan of the last snapshot calls
     a head an induction head. None where it did not, and where no scan was made: attention alone is no verdict."""
@@ -51,11 +59,11 @@ def formed(steps: "pandas.DataFrame") -> PhaseChange | None:
 
 def induction_heads(steps: "pandas.DataFrame") -> list[str]:
     """The induction heads of the last snapshot that could be read, strongest first, as a scan has it."""
-    last = _last_verdict(steps)
+    last = last_verdict(steps)
     return [] if last in ("", "none") else last.split()
 
 
-def _last_verdict(steps: "pandas.DataFrame") -> str:
+def last_verdict(steps: "pandas.DataFrame") -> str:
     """Names of heads, ``none``, or nothing where no scan was made."""
     read = steps.dropna(subset=["prefix_matching"])
     return str(read["induction_heads"].iloc[-1]) if "induction_heads" in read.columns and len(read) else ""
@@ -84,6 +92,11 @@ def in_words(steps: "pandas.DataFrame") -> list[str]:
             said.append(
                 f"{whole}; changes from step {change.start:.0f} to {change.end:.0f} ({change.size:+.2f}, "
                 f"{change.sharpness:.1f} times as fast as an even spread)."
+            )
+        elif changes[name].too_few:
+            count = len(changes[name].steps)
+            said.append(
+                f"{whole}; {count} snapshots are too few to tell whether it changes abruptly: {ENOUGH} can show it."
             )
         else:
             said.append(f"{whole}; no abrupt change (p = {changes[name].p_value:.2g}).")
@@ -114,7 +127,7 @@ def _same_weights(read: "pandas.DataFrame") -> list[str]:
 
 def _verdict(read: "pandas.DataFrame", change: PhaseChange | None) -> str:
     """Which heads are induction heads at the end, and whether they came in an abrupt change."""
-    last, verdict = read.iloc[-1], _last_verdict(read)
+    last, verdict = read.iloc[-1], last_verdict(read)
     head = f"{last['prefix_matching_head']}, at {last['prefix_matching']:.2f}"
     if not verdict:
         return (
@@ -127,4 +140,6 @@ def _verdict(read: "pandas.DataFrame", change: PhaseChange | None) -> str:
     heads = f"Induction head{'s' if len(names) > 1 else ''} at step {last['step']}, by a scan: {', '.join(names)}"
     if change is not None and change.found:
         return f"{heads}; formed in the change from step {change.start:.0f} to {change.end:.0f}."
+    if change is None or change.too_few:
+        return f"{heads}; whether formed in an abrupt change cannot be told from these snapshots."
     return f"{heads}; not formed in an abrupt change."

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inductionlens.cells import numbers
 from inductionlens.errors import InputError
+from inductionlens.files import read_raw
 from inductionlens.intervals import student_interval
 from inductionlens.phase_change import PhaseChange
+from inductionlens.published_columns import renamed
 from inductionlens.several_changes import blur_of, co_occurrence, spread
-from inductionlens.studies.changes import CURVES, changes_of, formed
+from inductionlens.studies.changes import CURVES, changes_of, formed, last_verdict, too_few
 from inductionlens.studies.formation_result import Formation, read_formation
 
 if TYPE_CHECKING:
     import pandas
 
+#: Larger numbers are taken for mistakes: their squares overflow.
+LARGEST = 1e30
 #: Steps of a change that get an interval over seeds.
 MOMENTS = ("start", "end", "middle")
 
@@ -26,8 +31,10 @@ MOMENTS = ("start", "end", "middle")
 def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFrame":
     """One row per model and curve: how many of its runs (seeds) change, when, by how much, how sharply; and how many
     steps after prefix matching. ``formed`` counts the runs in which an induction head formed (see `formed`): prefix
-    matching breaks, and a scan of the last snapshot finds an induction head. A curve may break and go nowhere.
-    ``models`` holds the runs of each model by its name.
+    matching breaks, and a scan of the last snapshot finds an induction head; empty where none was scanned. A curve may
+    break and go nowhere. ``too_few`` counts the runs that do not change and have too few snapshots for that to be an
+    answer (see `find_change`). ``models`` holds the runs of each model by its name. Curves that no run has are left
+    out.
 
     ``start``, ``end`` and ``middle`` are means over the runs that change, with 95% intervals (Student's t, plus half
     the distance between snapshots at either end: no run says more than that) in ``_low`` and ``_high``; on a
@@ -46,10 +53,14 @@ def changes_table(models: Mapping[str, Sequence[Formation]]) -> "pandas.DataFram
         if not runs:
             raise InputError(f"{name} has no run.")
         found = [changes_of(run.steps) for run in runs]
-        formed_in = sum(formed(run.steps) is not None for run in runs)
+        scanned = any(last_verdict(run.steps) for run in runs)
+        formed_in = sum(formed(run.steps) is not None for run in runs) if scanned else np.nan
         for curve in CURVES:
-            row = {"model": name, "curve": curve, "seeds": len(runs), "formed": formed_in}
-            rows.append(row | _row(found, curve))
+            having = [(run.steps, changes) for run, changes in zip(runs, found, strict=True) if curve in run.steps]
+            if having:
+                few = sum(too_few(steps, curve, changes.get(curve)) for steps, changes in having)
+                row = {"model": name, "curve": curve, "seeds": len(having), "formed": formed_in, "too_few": few}
+                rows.append(row | _row(found, curve))
     return pd.DataFrame(rows)
 
 
@@ -85,8 +96,9 @@ def spacing_at(change: PhaseChange) -> float:
     return float(steps[after] - steps[after - 1])
 
 
-def read_models(tables: Sequence[str | Path]) -> dict[str, list[Formation]]:
-    """Saved formation tables, as the seeds of one model where training differed in nothing but the seed.
+def read_models(tables: Sequence[str | Path], columns: Mapping[str, str] | None = None) -> dict[str, list[Formation]]:
+    """Saved formation tables, as the seeds of one model where training differed in nothing but the seed; with
+    ``columns``, curves of others (see `read_curves`).
 
     A model is called by what its files' names have in common, without a final ``seed``; a run whose settings are not
     known (a series from the hub) is a model of its own.
@@ -100,7 +112,7 @@ def read_models(tables: Sequence[str | Path]) -> dict[str, list[Formation]]:
             raise InputError(f"{path} was given twice.")
     groups: dict[str, list[tuple[Path, Formation]]] = {}
     for path in paths:
-        run = read_formation(path)
+        run = read_formation(path) if columns is None else read_curves(path, columns)
         settings = dict(run.provenance.get("run") or {"file": str(path)})
         settings.pop("seed", None)
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append((path, run))
@@ -118,3 +130,34 @@ def _in_common(stems: list[str]) -> str:
         return stems[0]
     shared = os.path.commonprefix(stems)  # noqa: RUF071 (of words, not of paths)
     return re.sub(r"[-_. ]*(seed[-_. ]*\d*)?[-_. ]*$", "", shared) or stems[0]
+
+
+def read_curves(path: str | Path, columns: Mapping[str, str]) -> Formation:
+    """One table of curves over training that others wrote, in order of steps; its other tables are empty.
+
+    ``columns`` says what the file calls our ``step`` and at least one of `CURVES` (ours: theirs).
+
+    Raises:
+        InputError: a table that cannot be read, without such columns, or with a step that is no number or stands twice.
+    """
+    import pandas as pd
+
+    if "step" not in columns or not set(columns) & set(CURVES):
+        raise InputError(f"columns must name step and at least one of {', '.join(CURVES)}; got {dict(columns)}.")
+    table, record = read_raw(Path(path), None)
+    named = renamed(table, columns, ("step", *CURVES), str(path))[list(columns)]
+    for name in columns:
+        try:
+            named[name] = numbers(named[name]).astype("float64")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"{path}: column {columns[name]} must hold numbers.") from error
+    steps = named["step"]
+    if not (np.isfinite(steps) & (steps >= 0)).all():
+        raise InputError(f"{path}: column {columns['step']} must hold a number of at least 0 in every row.")
+    if steps.duplicated().any():
+        raise InputError(f"{path} has step {steps[steps.duplicated()].iloc[0]:g} twice; keep one row for each step.")
+    named = named.replace([np.inf, -np.inf], np.nan)
+    if (named.abs() > LARGEST).any(axis=None):
+        raise InputError(f"{path} holds numbers beyond {LARGEST:g}, with which no curve can be fitted.")
+    named = named.sort_values("step", ignore_index=True)
+    return Formation(named, *(pd.DataFrame() for _ in range(4)), provenance=record)

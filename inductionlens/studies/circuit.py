@@ -30,7 +30,7 @@ from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.paths import measure_paths
 from inductionlens.probes import Probe, repeated_tokens, token_pool, way_out
 from inductionlens.studies.chosen_heads import check_heads, chosen_heads
-from inductionlens.studies.circuit_tables import head_rows, pair_rows
+from inductionlens.studies.circuit_tables import LEAST_LOGIT, head_rows, least_prefix_matching, pair_rows
 from inductionlens.studies.provenance import environment, model_record
 from inductionlens.studies.scan import scan
 from inductionlens.studies.stimuli import fitting_logit_period
@@ -101,7 +101,9 @@ def circuit(
     same shapes score. For ``readers`` (a kind such as ``induction``, names, or ``all``) each earlier head is also taken
     out of one input at a time, on ``sequences`` blocks of ``period`` random tokens repeated once: ``prefix_lost`` and
     ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
-    intervals over sequences; `measure_paths` has the details. ``scores`` is a scan of the same model, made here if not
+    intervals over sequences; `measure_paths` has the details. Shares are empty where there is nothing to lose: prefix
+    matching that is not clearly above that of attention spread evenly, a logit effect below 0.01 or not clear of 0.
+    ``scores`` is a scan of the same model, made here if not
     given, without controls where ``controls`` is False. Rotary models compare queries and keys in another way at every
     distance: their Q- and K-composition is left empty unless ``distance`` says which is meant (0: as if nothing were
     turned, a heuristic). Where keys are smeared no distance helps, and it is empty.
@@ -142,13 +144,15 @@ def circuit(
             on_progress(done, sequences)
 
     paths = measure_paths(model, probe, writers, apart, batch_size=batch_size, progress=progress)
-    pairs = pair_rows(model, scores, composition, writers, apart, paths, _eigen(model, apart, distance))
+    least = least_prefix_matching(probe)
+    pairs = pair_rows(model, scores, composition, writers, apart, paths, _eigen(model, apart, distance), least)
     k_term = measure_k_term(model, _column(scores, "previous_token", model), distance=distance)
     heads = head_rows(model, scores, own_token_shares(model, seed=seed), k_term)
     layers = sorted({head.layer for head in apart})
     found = dict(zip(layers, ov_eigenvalues(model, layers).numpy(), strict=True))
     eigenvalues = {head: found[head.layer][head.index] for head in apart}
     record = _record(model, probe, composition, distance, apart) | {"scan": made or "scores of the caller"}
+    record |= {"shares_from": {"prefix_matching": least, "induction_logit": LEAST_LOGIT}}
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
 
 

@@ -20,6 +20,13 @@ COLUMN_OF = {
     "previous_token": "previous_token",
     "duplicate_token": "duplicate_token",
 }
+#: Name in the published tables -> layers, and heads in each: a table of another shape is of another model.
+SHAPES = {
+    "distillgpt2": (6, 12), "gelu-4l": (4, 8), "gpt-neo-125m": (12, 12), "gpt2-medium": (24, 16),
+    "gpt2-small": (12, 12), "opt-125m": (12, 12), "pythia-1.4b": (24, 16), "pythia-160m": (12, 12),
+    "pythia-160m-deduped": (12, 12), "pythia-410m": (24, 16), "pythia-6.9b": (32, 32), "pythia-70m": (6, 8),
+    "pythia-70m-deduped": (6, 8), "solu-4l": (4, 8), "stanford-gpt2-small-a": (12, 12),
+}  # fmt: skip
 #: Hub name -> the name in the published tables.
 ALIASES = {
     "gpt2": "gpt2-small",
@@ -41,11 +48,12 @@ def rank_agreement(scores: HeadScores, model: str | None = None) -> "pandas.Data
     15 models. ``model`` says which one this is; by default the table's own ``model`` column does.
 
     Raises:
-        InputError: nothing is published about the model, or the table has not its heads or none of the columns.
+        InputError: nothing is published about the model, or the table is of another shape or has none of the columns.
     """
     import pandas as pd
 
     name = _published_name(scores, model)
+    _check_shape(scores.table, name)
     table = scores.table.set_index(["layer", "head"])
     effects = pd.read_csv(reference_folder() / EFFECTS)
     effects = effects[effects["model"] == name]
@@ -86,6 +94,15 @@ def _published_name(scores: HeadScores, model: str | None) -> str:
             f"{', '.join(known)}."
         )
     return name
+
+
+def _check_shape(table: "pandas.DataFrame", name: str) -> None:
+    ours, published = (int(table["layer"].max()) + 1, int(table["head"].max()) + 1), SHAPES[name]
+    if ours != published:
+        raise InputError(
+            f"The table has {ours[0]} layers of {ours[1]} heads, and {name} has {published[0]} layers of "
+            f"{published[1]} heads; name the model that the table is of (model=NAME, --model NAME)."
+        )
 
 
 def _agreement(

@@ -1,7 +1,8 @@
 """Against published tables."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from inductionlens.cells import numbers
 from inductionlens.errors import InputError
+from inductionlens.files import FORMATS, read_raw
 from inductionlens.measure import measure_attention
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
 from inductionlens.probes import Probe
+from inductionlens.published_columns import listed, renamed
 from inductionlens.scores.attention import fixed_distance
 
 if TYPE_CHECKING:
@@ -76,9 +80,12 @@ def reference_path(path: str | Path | None = None) -> Path:
     return reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else Path(path)
 
 
-def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, Recipe]":
+def read_reference(
+    path: str | Path | None = None, columns: Mapping[str, str] | None = None
+) -> "tuple[pandas.DataFrame, Recipe]":
     """A table of published scores (columns layer, head and any of previous_token, duplicate_token, induction) and its
-    recipe, from ``FILE.recipe.json`` beside ``FILE.csv``, or GPT-2 small's where there is none.
+    recipe, from ``FILE.recipe.json`` beside ``FILE.csv``, or GPT-2 small's where there is none. ``columns`` says what
+    the table calls ours (ours: theirs).
 
     Raises:
         InputError: the table or its recipe cannot be read.
@@ -86,14 +93,13 @@ def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, R
     import pandas as pd
 
     path = reference_path(path)
-    try:
-        table = pd.read_csv(path)
-    except Exception as error:  # archives bring errors of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The reference {path!s} cannot be read: {reason}.") from error
+    table = renamed(_read(path), columns, ("layer", "head", *SCORES), f"The reference {path}")
     scores = [name for name in SCORES if name in table.columns]
     if not {"layer", "head"} <= set(table.columns) or not scores:
-        raise InputError(f"The reference {path} needs the columns layer, head and any of {', '.join(SCORES)}.")
+        raise InputError(
+            f"The reference {path} needs the columns layer, head and any of {', '.join(SCORES)}; its columns are "
+            f"{listed(table.columns)}, and --columns OUR=THEIRS (columns={{our: their}}) says what is what."
+        )
     table = table[["layer", "head", *scores]]
     if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes) or table.isna().any(axis=None):
         raise InputError(f"The reference {path} must hold a number in every cell.")
@@ -110,6 +116,23 @@ def read_reference(path: str | Path | None = None) -> "tuple[pandas.DataFrame, R
         return table, Recipe(**json.loads(beside.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"The recipe {beside} is not usable: {str(error).splitlines()[0]}") from error
+
+
+def _read(path: Path) -> "pandas.DataFrame":
+    """The table of a reference: of a file that tables are read from, or of an archive of one CSV."""
+    import pandas as pd
+
+    if path.suffix.lower() in (*FORMATS, ".tsv"):
+        table, _ = read_raw(path, None)
+        for name in table.columns:
+            with suppress(ValueError, TypeError, OverflowError):  # text stays text
+                table[name] = numbers(table[name])
+        return table
+    try:
+        return pd.read_csv(path)
+    except Exception as error:  # archives bring errors of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The reference {path!s} cannot be read: {reason}.") from error
 
 
 def measure_recipe(
@@ -164,14 +187,17 @@ def validate(
     model: Model | str | Path,
     against: str | Path | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Validation:
     """Measure a model by a published recipe and compare it head by head with the published table.
 
+    ``columns`` says what the table calls ours (ours: theirs), such as ``{"induction": "induction_score"}``.
+
     Raises:
         InputError: the model, the table or the recipe cannot be used.
     """
-    published, recipe = read_reference(against)
+    published, recipe = read_reference(against, columns)
     model = load_model(model)
     measured = measure_recipe(model, recipe, on_progress)
     scores = [name for name in SCORES if name in published.columns]

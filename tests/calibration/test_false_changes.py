@@ -60,6 +60,21 @@ def test_changes_are_found_at_the_stated_power(width, share, least):
     assert breaks(np.array(curves)) >= least
 
 
+@pytest.mark.parametrize(
+    ("snapshots", "coarse", "fine"),
+    [(6, 0.13, 0.43), (7, 0.2, 0.7), (8, 0.3, 0.88), (9, 0.4, 0.98), (10, 0.45, 0.99), (12, 0.54, 0.99),
+     (15, 0.58, 0.99), (30, 0.65, 0.99)],
+)  # fmt: skip
+@pytest.mark.parametrize("axis", ["linear", "log"])
+def test_few_snapshots_show_as_many_jumps_as_stated(snapshots, coarse, fine, axis):
+    """Within one interval, at any place; noise of a tenth and of a twentieth of the jump. See `find_change`."""
+    for noise, expected in ((0.1, coarse), (0.05, fine)):
+        generator = np.random.default_rng(snapshots)
+        starts = 2 + np.arange(200) % (snapshots - 3)
+        curves = (np.arange(snapshots) >= starts[:, None]) + generator.normal(0, noise, (200, snapshots))
+        assert breaks(curves, axis) == pytest.approx(expected, abs=0.15)
+
+
 @pytest.fixture(scope="module")
 def runs():
     """Curves of the quick reproduction's runs, by model."""
