@@ -67,6 +67,17 @@ def text_files(path: str | Path) -> dict[Path, int]:
     return {file: regular_size(file, "text") for file in files}
 
 
+def check_text(text: str | Path) -> None:
+    """Refuse a source of text that cannot be had, before a model is loaded for it; of a data set nothing is asked.
+
+    Raises:
+        InputError: as `text_files`, or a file's mark names another encoding.
+    """
+    if text not in ("auto", "stdlib", "random") and not str(text).startswith("hub:"):
+        for file in text_files(text):
+            marked_bytes(file)
+
+
 def text_file(path: str | Path) -> Iterator[Text]:
     """Yield one UTF-8 text file, or each ``.txt`` file below a folder in alphabetical order.
 

@@ -44,8 +44,11 @@ def icl(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure in-context learning of MODEL: its loss by position, late minus early; negative is more."""
+    from inductionlens.corpus import check_text
+
     check_table(out)
     start = which_bos(bos, no_bos)
+    check_text(text)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.icl import in_context_learning

@@ -55,6 +55,38 @@ def choose_bos(model: Model, bos: bool | int) -> int | None:
     return int(bos)
 
 
+def padding_id(model: Model) -> int | None:
+    """The id that the model's tokenizer fills short sequences up with; None where it has no id of its own for that.
+
+    Many tokenizers pad with EOS, and some with BOS: those ids are tokens like any other here.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    padding = getattr(tokenizer, "pad_token_id", None)
+    others = {getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "bos_token_id", None), origin_of(model).bos}
+    return None if padding in others else padding
+
+
+def text_lengths(model: Model, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """How many tokens of each sequence come before the padding (see `padding_id`) that fills it up.
+
+    Raises:
+        InputError: padding in front of a token, where it moves the text and is attended to; or nothing but padding.
+    """
+    padding = padding_id(model)
+    if padding is None:
+        return torch.full((len(tokens),), tokens.shape[1])
+    kept = tokens != padding
+    lengths = kept.sum(1)
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    wrong = (kept != (place < lengths[:, None])).any(1) | (lengths == 0)
+    if wrong.any():
+        raise InputError(
+            f"Padding (id {padding}) may only follow a sequence's tokens; in sequence {int(wrong.nonzero()[0])} it "
+            "comes before one, or there is nothing else: pad on the right."
+        )
+    return lengths.cpu()
+
+
 def spelling(model: Model) -> Callable[[int], str]:
     """The text of a token id as the model's tokenizer writes it; ``#17`` where there is no tokenizer."""
     tokenizer = getattr(model, "tokenizer", None)

@@ -33,6 +33,7 @@ from inductionlens.studies.chosen_heads import chosen_heads
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
 from inductionlens.studies.settings import settled
+from inductionlens.studies.windows import without_padding
 
 if TYPE_CHECKING:
     import pandas
@@ -100,8 +101,9 @@ def ablation_study(
 ) -> AblationEffects:
     """Remove heads one by one, and in groups, and say what it costs. Olsson et al. 2022, Argument 3.
 
-    ``windows`` are token ids for the ``icl`` and ``text`` measures; by default they are taken from ``text``. ``heads``
-    are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures of yours:
+    ``windows`` are token ids for the ``icl`` and ``text`` measures; by default they are taken from ``text``. Padding on
+    their right (the tokenizer's padding id, where that is neither EOS nor BOS) is left out: its losses are NaN.
+    ``heads`` are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures:
     name -> function of the windows' losses [batch, pos - 1] (nats; entry i is the loss of token i + 1) and tokens
     [batch, pos], giving one number per sequence. ``scores`` is a scan of the same model, made here if not given.
     ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for bit.
@@ -175,9 +177,13 @@ def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options:
     if not found or not read or options.hold_patterns:
         return pd.DataFrame({"index": [], "clean": [], "ablated": []})
     tokens, mean_over = read[0].tokens, read[0].mean_over
-    clean = losses_by_position(model, tokens, options.batch_size).mean(0)
+    clean = losses_by_position(model, tokens, options.batch_size)
     with ablate(model, found[-1].heads, options.output, mean_over=mean_over):
-        ablated = losses_by_position(model, tokens, options.batch_size).mean(0)
+        ablated = losses_by_position(model, tokens, options.batch_size)
+    text = tokens.shape[1] if read[0].lengths is None else int(read[0].lengths.max())
+    clean, ablated = (
+        np.nanmean(without_padding(losses, read[0].lengths)[:, : text - 1], axis=0) for losses in (clean, ablated)
+    )
     return pd.DataFrame({"index": np.arange(len(clean)), "clean": clean, "ablated": ablated})
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from inductionlens.corpus import check_text
 from inductionlens.errors import InputError
 
 MEASURES = ("copies", "icl", "text")
@@ -60,3 +61,4 @@ class AblationOptions:
                 raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1; got {self.batch_size}.")
+        check_text(self.text)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from inductionlens.corpus import check_text
 from inductionlens.errors import InputError
 
 
@@ -44,3 +45,4 @@ class FormationOptions:
                 raise InputError(f"{name} must be a whole number of at least 2; got {value!r}.")
         if self.period is not None and (not isinstance(self.period, int) or self.period < 3):
             raise InputError(f"period must be a whole number of at least 3; got {self.period!r}.")
+        check_text(self.text)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from inductionlens.corpus import check_text
 from inductionlens.detection import THRESHOLD
 from inductionlens.errors import InputError
 from inductionlens.scores.attention import REDUCTIONS
@@ -63,3 +64,4 @@ class ScanOptions:
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
+        check_text(self.text)

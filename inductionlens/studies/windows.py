@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from jaxtyping import Int
+import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens import corpus
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.hub import offline_if_unreachable
-from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids, text_lengths
 from inductionlens.probes import fresh_tokens, repeated_tokens, token_pool
 from inductionlens.scores.losses import check_pair
 
@@ -36,6 +37,47 @@ class Windows:
     """The id at position 0 of every window; None for none."""
     digest: str | None = None
     """A fingerprint of the text (`inductionlens.corpus.digest`); None where there is no text."""
+    lengths: Int[Tensor, " batch"] | None = None
+    """Tokens of each window before its padding; None where no window has any."""
+
+    @property
+    def padding(self) -> int:
+        """How many positions are padding."""
+        return 0 if self.lengths is None else int((self.tokens.shape[1] - self.lengths).sum())
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the window that has fewest."""
+        return self.tokens.shape[1] if self.lengths is None else int(self.lengths.min())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the window that has most."""
+        return self.tokens.shape[1] if self.lengths is None else int(self.lengths.max())
+
+
+def given_windows(model: Model, tokens: Int[Tensor, "batch pos"], name: str) -> Windows:
+    """Windows of a caller's own tokens, with padding on the right (`text_lengths`) told apart from text.
+
+    Raises:
+        InputError: padding in front of tokens, or a window with fewer than 3 tokens of text.
+    """
+    lengths = text_lengths(model, tokens)
+    if int(lengths.min()) < 3:
+        row = int(lengths.argmin())
+        raise InputError(
+            f"Every window needs at least 3 tokens before its padding; window {row} has {int(lengths[row])}."
+        )
+    return Windows(tokens, name, None, None, None if bool((lengths == tokens.shape[1]).all()) else lengths)
+
+
+def without_padding(
+    losses: Float[np.ndarray, "batch index"], lengths: Int[Tensor, " batch"] | None
+) -> Float[np.ndarray, "batch index"]:
+    """Losses by position, NaN where the token that is predicted is padding."""
+    if lengths is None:
+        return losses
+    return np.where(np.arange(1, losses.shape[1] + 1) < lengths.numpy()[:, None], losses, np.nan)
 
 
 def make_windows(
