@@ -278,7 +278,10 @@ def test_skip_trigrams_equal_dense_circuits(random_toy):
 @pytest.fixture
 def padded_rows(gpt2_folder):
     """300 rows of embeddings for 268 tokens, bytes among them; the rows of no token would win every logit."""
+    from tokenizers import decoders
+
     model = il.load_model(gpt2_folder)
+    model.tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     with torch.no_grad():
         model.unembed.W_U[:, 268:] *= 50
     return model

@@ -13,6 +13,7 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    Pool,
     Quiet,
     Revision,
     check_table,
@@ -59,6 +60,7 @@ def ablate(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -82,7 +84,7 @@ def ablate(
             output=output, hold_patterns=hold_patterns, method=method,
             measures=tuple(name.strip() for name in measures.split(",")), text=text, n_windows=windows, length=length,
             late=late, early=early, sequences=sequences, period=period, repeats=repeats, groups=not no_groups,
-            draws=draws, seed=seed, bos=start, batch_size=batch_size,
+            draws=draws, seed=seed, bos=start, batch_size=batch_size, pool=pool,
         )  # fmt: skip
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"ablating {model}")

@@ -14,6 +14,7 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    Pool,
     Quiet,
     Revision,
     Seed,
@@ -46,6 +47,7 @@ def circuit(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -70,7 +72,7 @@ def circuit(
         progress.say(f"taking {model} apart")
         found = take_apart(
             loaded, readers=readers, sequences=sequences, period=period, bos=start, seed=seed, distance=distance,
-            batch_size=batch_size, on_progress=progress.at,
+            batch_size=batch_size, pool=pool, on_progress=progress.at,
         )  # fmt: skip
         expansions = [qk_expansion(loaded, reader, distance=distance) for reader in found.readers if terms is not None]
     if out is not None:

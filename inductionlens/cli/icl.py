@@ -13,6 +13,7 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    Pool,
     Quiet,
     Revision,
     check_table,
@@ -37,6 +38,7 @@ def icl(
     no_bos: NoBos = False,
     seed: Annotated[int, typer.Option(help="Decides the windows and the resamples behind the intervals.")] = 0,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -44,11 +46,11 @@ def icl(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure in-context learning of MODEL: its loss by position, late minus early; negative is more."""
-    from inductionlens.corpus import check_text
+    from inductionlens.studies.pool import check_pool
 
     check_table(out)
     start = which_bos(bos, no_bos)
-    check_text(text)
+    check_pool(pool, text)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.icl import in_context_learning
@@ -58,7 +60,7 @@ def icl(
         found = in_context_learning(
             loaded, text=text, n_windows=windows, length=length, late=late, early=early,
             bos=start, seed=seed, batch_size=batch_size,
-            on_progress=progress.at,
+            on_progress=progress.at, pool=pool,
         )  # fmt: skip
     if out is not None:
         found.save(out)

@@ -18,6 +18,7 @@ Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 Out = Annotated[Path | None, typer.Option(help="Write the table here: .csv, .parquet or .json.")]
 Seed = Annotated[int, typer.Option(help="Decides every random token and resample.")]
+Pool = Annotated[str, typer.Option(help="Ids to draw random tokens from: tokenizer, text (those that occur in it), or a file of ids.")]  # fmt: skip
 Distance = Annotated[int | None, typer.Option(help="For rotary models: how far back keys lie; 0 turns nothing.")]
 
 

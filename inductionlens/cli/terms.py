@@ -14,6 +14,7 @@ from inductionlens.cli.options import (
     ModelName,
     NoBos,
     Out,
+    Pool,
     Quiet,
     Revision,
     Seed,
@@ -37,6 +38,7 @@ def orders(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -55,7 +57,7 @@ def orders(
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"orders of {model}")
         settings = {"text": text, "n_windows": windows, "length": length, "sequences": sequences, "seed": seed,
-                    "bos": start, "batch_size": batch_size}  # fmt: skip
+                    "bos": start, "batch_size": batch_size, "pool": pool}  # fmt: skip
         names = tuple(name.strip() for name in measures.split(","))
         table, record = measured_orders(loaded, None, names, progress.at, settings)
     if out is not None:
@@ -115,6 +117,7 @@ def repeats(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -123,19 +126,24 @@ def repeats(
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"repeats in {', '.join(models)}"):
         from inductionlens.models.loading import load_model
+        from inductionlens.models.vocabulary import choose_bos
+        from inductionlens.studies.pool import check_pool, make_pool
         from inductionlens.studies.provenance import model_record
         from inductionlens.studies.repeats import repeats as run_repeats
 
+        check_pool(pool)
         records: list[dict[str, Any]] = []
 
         def load(name: str) -> Any:
             loaded = load_model(name, device=device)
-            records.append(model_record(loaded))
+            drawn = make_pool(loaded, choose_bos(loaded, start), pool)
+            records.append(model_record(loaded) | {"pool": drawn.record()})
             return loaded
 
         options = {
             "distributions": tuple(name.strip() for name in tokens.split(",")), "period": period, "repeats": times,
             "sequences": sequences, "bos": start, "seed": seed, "batch_size": batch_size,
+            "pool": pool,
         }  # fmt: skip
         table = run_repeats(map(load, models), **options)
     write(table, out, "repeats", records, options)

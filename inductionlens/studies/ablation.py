@@ -30,6 +30,7 @@ from inductionlens.studies.ablation_stimuli import copies_probe, make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
 from inductionlens.studies.ablation_writers import Writers, holds_writer, measure_writers
 from inductionlens.studies.chosen_heads import chosen_heads
+from inductionlens.studies.pool import TEXT
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
 from inductionlens.studies.settings import settled
@@ -122,7 +123,8 @@ def ablation_study(
     if scores is None:
         shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
         shape["logit_period"] = min(30, (model.cfg.n_ctx - 1) // 2)
-        scores = scan(model, seed=options.seed, text="random", **shape)
+        text = options.text if options.pool == TEXT and options.text != "auto" else "random"
+        scores = scan(model, seed=options.seed, text=text, pool=options.pool, **shape)
     if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
         raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
     chosen = chosen_heads(model, heads, scores, "heads", "remove")

@@ -1,9 +1,10 @@
 """How heads are ablated, and on what."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from inductionlens.corpus import check_text
 from inductionlens.errors import InputError
+from inductionlens.studies.pool import TOKENIZER, check_pool
 
 MEASURES = ("copies", "icl", "text")
 METHODS = ("exact", "gradient")
@@ -48,6 +49,9 @@ class AblationOptions:
     """Decides every random token and every random group."""
     batch_size: int | None = None
     """Sequences per forward pass."""
+    pool: str | Path = TOKENIZER
+    """Which ids random tokens are drawn from: ``tokenizer`` (its ordinary ones), ``text`` (those of them that occur in
+    ``text``, or in the source text of the running Python), or a file of ids, one on each line or a JSON list."""
 
     def __post_init__(self) -> None:
         for name, known in (("output", OUTPUTS), ("method", METHODS)):
@@ -61,4 +65,4 @@ class AblationOptions:
                 raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1; got {self.batch_size}.")
-        check_text(self.text)
+        object.__setattr__(self, "pool", check_pool(self.pool, self.text))

@@ -10,10 +10,11 @@ from torch import Tensor
 from inductionlens.effects import Stimulus, Value
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.vocabulary import choose_bos, ordinary_ids, padding_id
-from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.models.vocabulary import choose_bos, padding_id
+from inductionlens.probes import Probe, repeated_tokens
 from inductionlens.scores.losses import copy_positions
 from inductionlens.studies.ablation_options import AblationOptions
+from inductionlens.studies.pool import Pool, make_pool
 from inductionlens.studies.windows import given_windows, make_windows, pick_pair
 
 
@@ -32,6 +33,8 @@ def make_stimuli(
     if "copies" in options.measures:
         stimuli.append(_copies(model, options))
         notes["copies"] = f"{options.period} x {options.repeats}, n={options.sequences}"
+        bos = choose_bos(model, options.bos)
+        notes["pool"] = make_pool(model, bos, options.pool, options.text).record()
     if {"icl", "text"} & set(options.measures) or extra:
         stimulus, notes["windows"] = _windows(model, windows, options, extra)
         stimuli.append(stimulus)
@@ -53,19 +56,18 @@ def copies_probe(model: Model, options: AblationOptions, purpose: str = "ablatio
             f"The model's context of {model.cfg.n_ctx} tokens is too short for {options.repeats} blocks of "
             f"{options.period}; period={(model.cfg.n_ctx - 1) // options.repeats} fits."
         )
+    pool = make_pool(model, bos, options.pool, options.text)
     return random_blocks(
-        model, bos, options.period, options.repeats, options.sequences, seed=options.seed, purpose=purpose
+        pool, bos, options.period, options.repeats, options.sequences, seed=options.seed, purpose=purpose
     )
 
 
 def random_blocks(
-    model: Model, bos: int | None, period: int, repeats: int, sequences: int, *, seed: int, purpose: str
+    pool: Pool, bos: int | None, period: int, repeats: int, sequences: int, *, seed: int, purpose: str
 ) -> Probe:
-    """Repeated blocks of the model's ordinary tokens, BOS left out of them."""
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if bos is None else ids[ids != bos])
+    """Repeated blocks of tokens of a pool."""
     shape = {"period": period, "repeats": repeats, "sequences": sequences}
-    return repeated_tokens(pool, bos=bos, seed=seed, purpose=purpose, **shape)
+    return repeated_tokens(pool.ids, bos=bos, seed=seed, purpose=purpose, **shape)
 
 
 def _copies(model: Model, options: AblationOptions) -> Stimulus:
@@ -80,7 +82,9 @@ def _windows(
 ) -> tuple[Stimulus, str]:
     if windows is None:
         n = options.n_windows * (1 if options.output == "zero" else 2)  # means are taken over windows of their own
-        made = make_windows(model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed)
+        made = make_windows(
+            model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed, pool=options.pool
+        )
         tokens, other, name = made.tokens[: options.n_windows], made.tokens[options.n_windows :], made.name
         shortest, lengths = tokens.shape[1], None
     else:

@@ -24,11 +24,12 @@ from inductionlens.models import Model
 from inductionlens.models.circuits import ov_eigenvalues, ov_obstacle, qk_obstacle
 from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
-from inductionlens.models.vocabulary import choose_bos, ordinary_ids
+from inductionlens.models.vocabulary import choose_bos
 from inductionlens.paths import measure_paths
-from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.probes import Probe, repeated_tokens
 from inductionlens.studies.chosen_heads import chosen_heads
 from inductionlens.studies.circuit_tables import head_rows, pair_rows
+from inductionlens.studies.pool import TOKENIZER, check_pool, make_pool
 from inductionlens.studies.provenance import environment, model_record
 from inductionlens.studies.scan import scan
 
@@ -90,6 +91,7 @@ def circuit(
     distance: int | None = None,
     batch_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    pool: str | Path = TOKENIZER,
 ) -> Circuit:
     """Say which earlier heads a head reads, through its queries, keys or values. Elhage et al. 2021.
 
@@ -98,21 +100,24 @@ def circuit(
     out of one input at a time, on ``sequences`` blocks of ``period`` random tokens repeated once: ``prefix_lost`` and
     ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
     intervals over sequences; `measure_paths` has the details. ``scores`` is a scan of the same model, made here if not
-    given. Rotary models compare queries and keys in another way at every distance: their Q- and K-composition is left
-    empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic). Where keys are
-    smeared no distance helps, and it is empty.
+    given; ``pool`` is that of `ScanOptions`. Rotary models compare queries and keys in another way at every distance:
+    their Q- and K-composition is left empty unless ``distance`` says which is meant (0: as if nothing were turned, a
+    heuristic). Where keys are smeared no distance helps, and it is empty.
 
     Raises:
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
     """
+    pool = check_pool(pool)
     model = load_model(model)
     if model.cfg.n_layers < 2:
         raise InputError("The model has one layer, in which no head reads another; skip_trigrams shows its circuits.")
-    probe = _probe(model, sequences, period, bos, seed)
+    probe = _probe(model, sequences, period, bos, seed, pool)
     if distance is not None and not 0 <= distance <= model.cfg.n_ctx - 2:
         raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
     if scores is None:
-        scores = scan(model, seed=seed, bos=bos, period=period, logit_period=min(30, (model.cfg.n_ctx - 1) // 2))
+        scores = scan(
+            model, seed=seed, bos=bos, period=period, logit_period=min(30, (model.cfg.n_ctx - 1) // 2), pool=pool
+        )
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:
@@ -136,7 +141,7 @@ def circuit(
     layers = sorted({head.layer for head in apart})
     found = dict(zip(layers, ov_eigenvalues(model, layers).numpy(), strict=True))
     eigenvalues = {head: found[head.layer][head.index] for head in apart}
-    record = _record(model, probe, composition, distance, apart)
+    record = _record(model, probe, composition, distance, apart) | {"pool": make_pool(model, probe.bos, pool).record()}
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
 
 
@@ -168,7 +173,7 @@ def qk_expansion(
     )  # fmt: skip
 
 
-def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int) -> Probe:
+def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int, pool: str = TOKENIZER) -> Probe:
     for name, value, least in (("sequences", sequences, 1), ("period", period, 3)):
         if not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
@@ -179,9 +184,8 @@ def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int
             f"The model's context of {model.cfg.n_ctx} tokens is too short for two blocks of {period}; "
             f"period={(model.cfg.n_ctx - 1) // 2} fits."
         )
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if start is None else ids[ids != start])
-    return repeated_tokens(pool, period=period, repeats=2, sequences=sequences, bos=start, seed=seed, purpose="circuit")
+    ids = make_pool(model, start, pool).ids
+    return repeated_tokens(ids, period=period, repeats=2, sequences=sequences, bos=start, seed=seed, purpose="circuit")
 
 
 def _strongest_first(heads: Sequence[Head], scores: HeadScores) -> list[Head]:

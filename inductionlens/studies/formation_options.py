@@ -1,9 +1,10 @@
 """What is measured at every snapshot of a run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from inductionlens.corpus import check_text
 from inductionlens.errors import InputError
+from inductionlens.studies.pool import TOKENIZER, check_pool
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class FormationOptions:
     """Decides every random token, and which token of a window is followed over training."""
     batch_size: int | None = None
     """Sequences per forward pass."""
+    pool: str | Path = TOKENIZER
+    """Which ids random tokens are drawn from: ``tokenizer`` (its ordinary ones), ``text`` (those of them that occur in
+    ``text``, or in the source text of the running Python), or a file of ids, one on each line or a JSON list."""
 
     def __post_init__(self) -> None:
         for name in ("sequences", "n_windows"):
@@ -45,4 +49,4 @@ class FormationOptions:
                 raise InputError(f"{name} must be a whole number of at least 2; got {value!r}.")
         if self.period is not None and (not isinstance(self.period, int) or self.period < 3):
             raise InputError(f"period must be a whole number of at least 3; got {self.period!r}.")
-        check_text(self.text)
+        object.__setattr__(self, "pool", check_pool(self.pool, self.text))

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inductionlens.corpus import check_text
 from inductionlens.errors import InputError
 from inductionlens.files import encode_table, write_table
 from inductionlens.measure import losses_by_position
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
 from inductionlens.studies.icl_tables import by_position_table, derivative_table, pairs_table
+from inductionlens.studies.pool import TOKENIZER, check_pool
 from inductionlens.studies.provenance import environment, model_record
 from inductionlens.studies.windows import LENGTH, Windows, given_windows, make_windows, pick_pair, without_padding
 
@@ -79,6 +79,7 @@ def in_context_learning(
     seed: int = 0,
     batch_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    pool: str | Path = TOKENIZER,
 ) -> InContextLearning:
     """Loss at every position of windows of text, and the in-context learning score: negative is more of it.
 
@@ -87,7 +88,8 @@ def in_context_learning(
     yours (the tokenizer's padding id, where that is neither EOS nor BOS) is left out; the score is then read where
     every window has text. The score is the loss at index ``late`` minus the loss at ``early``; see `pick_pair` for the
     defaults, 500 and 50 where they fit.
-    ``on_progress(done, total)`` is called after every batch, in windows.
+    ``pool`` is that of `ScanOptions`, for random windows. ``on_progress(done, total)`` is called after every batch, in
+    windows.
 
     Raises:
         InputError: an argument cannot be used; nothing has been computed.
@@ -96,12 +98,12 @@ def in_context_learning(
         raise InputError(f"batch_size must be at least 1; got {batch_size}.")
     if windows is not None and (text, n_windows, length, bos) != ("auto", 50, None, True):
         raise InputError("Give windows, or text, n_windows, length and bos to make them from, not both.")
-    check_text(text)
+    pool = check_pool(pool, text)
     model = load_model(model)
     if windows is None:
         length = min(LENGTH, model.cfg.n_ctx) if length is None else length
         pick_pair(length, late, early)
-        windows = make_windows(model, text, windows=n_windows, length=length, bos=bos, seed=seed)
+        windows = make_windows(model, text, windows=n_windows, length=length, bos=bos, seed=seed, pool=pool)
     elif not isinstance(windows, Windows):
         windows = given_windows(model, _checked(windows, model), "windows of the caller")
     tokens = windows.tokens
@@ -160,6 +162,7 @@ def _provenance(model: Model, windows: Windows, seed: int, batch_size: int | Non
             "length": tokens.shape[1],
             "padding_left_out": windows.padding,
             "bos": windows.bos,
+            "pool": None if windows.pool is None else windows.pool.record(),
         },
         "seed": seed,
         "batch_size": batch_size,

@@ -1,12 +1,13 @@
 """What a scan measures, and how."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from inductionlens.corpus import check_text
 from inductionlens.detection import THRESHOLD
 from inductionlens.errors import InputError
 from inductionlens.scores.attention import REDUCTIONS
 from inductionlens.scores.logits import SOURCES
+from inductionlens.studies.pool import TOKENIZER, check_pool
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class ScanOptions:
     """Run the controls behind p, q and verdicts: gapped repeats, tokens that never repeat, an untrained twin."""
     batch_size: int | None = None
     """Sequences per forward pass; by default as many as hold about 2,048 tokens. Changes no result beyond 1e-6."""
+    pool: str | Path = TOKENIZER
+    """Which ids random tokens are drawn from: ``tokenizer`` (its ordinary ones), ``text`` (those of them that occur in
+    ``text``, or in the source text of the running Python), or a file of ids, one on each line or a JSON list."""
 
     def __post_init__(self) -> None:
         for name, least in (("sequences", 1), ("period", 3), ("repeats", 2), ("logit_period", 3), ("batch_size", 1)):
@@ -64,4 +68,4 @@ class ScanOptions:
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
-        check_text(self.text)
+        object.__setattr__(self, "pool", check_pool(self.pool, self.text))

@@ -8,7 +8,7 @@ from torch import Tensor
 from inductionlens import corpus
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+from inductionlens.models.vocabulary import choose_bos, encoder
 from inductionlens.probes import (
     GappedProbe,
     Probe,
@@ -16,10 +16,10 @@ from inductionlens.probes import (
     gap_that_fits,
     gapped_tokens,
     repeated_tokens,
-    token_pool,
 )
 from inductionlens.studies.options import ScanOptions
-from inductionlens.studies.windows import read_texts
+from inductionlens.studies.pool import Pool, make_pool
+from inductionlens.studies.texts import read_texts
 
 #: Windows of natural text for previous_token: 10 of 512 tokens, or of the whole context where that is shorter.
 TEXT_WINDOWS, TEXT_LENGTH = 10, 512
@@ -43,6 +43,8 @@ class ScanProbes:
     """Windows of natural text: previous_token; None where it is measured on the repeated blocks."""
     text_name: str
     """Where the text came from."""
+    pool: Pool
+    """What random tokens were drawn from."""
 
     def sequences(self) -> int:
         """How many sequences there are in all."""
@@ -58,10 +60,8 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
         InputError: no BOS, a context or a vocabulary too small for the probes, or no text to read.
     """
     bos = choose_bos(model, options.bos)
-    ordinary = ordinary_ids(model)
-    if bos is not None:
-        ordinary = ordinary[ordinary != bos]
-    pool = token_pool(ordinary)
+    drawn = make_pool(model, bos, options.pool, options.text)
+    pool = drawn.ids
     start, context = int(bos is not None), model.cfg.n_ctx
     for length, repeats, name in (
         (options.period, options.repeats, "period"),
@@ -96,13 +96,14 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
             pool, period=options.period, repeats=1, sequences=options.sequences, purpose="once", **common
         ),
         logit=repeated_tokens(
-            token_pool(ordinary, 0.0) if mcdougall else pool,
+            make_pool(model, bos, options.pool, options.text, trim=0.0).ids if mcdougall else pool,
             period=options.logit_period, repeats=2, sequences=10 * options.sequences, purpose="logit", **common,
         ),
         gapped=gapped,
         fresh=fresh,
         text=text,
         text_name=text_name,
+        pool=drawn,
     )  # fmt: skip
 
 
