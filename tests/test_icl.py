@@ -616,6 +616,7 @@ OPTIONS = {
     "--no-bos": {"bos": False},
     "--seed 4": {"seed": 4},
     "--batch-size 2": {"batch_size": 2},
+    "--pool text": {"pool": "text"},
 }
 
 
@@ -627,7 +628,7 @@ def test_every_option_arrives(words, monkeypatch):
     monkeypatch.setattr(module, "in_context_learning", lambda model, on_progress, **given: seen.append(given))
     assert run("icl", "planted", "-q", *words.split())[0] == 0
     defaults = {"text": "auto", "n_windows": 50, "length": None, "late": None, "early": None, "bos": True, "seed": 0}
-    assert seen == [{**defaults, "batch_size": None, **OPTIONS[words]}]
+    assert seen == [{**defaults, "batch_size": None, "pool": "tokenizer", **OPTIONS[words]}]
 
 
 def test_quiet_says_nothing_and_one_window_has_no_interval():

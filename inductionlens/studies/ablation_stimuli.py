@@ -33,13 +33,12 @@ def make_stimuli(
     if "copies" in options.measures:
         stimuli.append(_copies(model, options))
         notes["copies"] = f"{options.period} x {options.repeats}, n={options.sequences}"
-        bos = choose_bos(model, options.bos)
-        notes["pool"] = make_pool(model, bos, options.pool, options.text).record()
     if {"icl", "text"} & set(options.measures) or extra:
         stimulus, notes["windows"] = _windows(model, windows, options, extra)
         stimuli.append(stimulus)
     if not stimuli:
         raise InputError("measures names nothing to measure; give any of copies, icl, text, or an extra measure.")
+    notes["pool"] = make_pool(model, choose_bos(model, options.bos), options.pool, options.text).record()
     return stimuli, notes
 
 
