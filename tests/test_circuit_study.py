@@ -304,12 +304,14 @@ def test_what_a_skip_trigram_makes_likely_is_a_token(padded_rows):
 
 
 def test_tokens_without_a_name_are_no_rivals_of_ones_own(padded_rows):
-    """The share of tokens that raise themselves most counts against tokens alone."""
+    """The share of tokens that are among the 20 they raise most counts against tokens alone."""
     w_e, w_u = padded_rows.W_E[:268].double(), padded_rows.W_U[:, :268].double()
     attn = padded_rows.blocks[0].attn
-    for head, share in enumerate(own_token_shares(padded_rows, (1,), layers=[0])[1][0]):
+    for head, share in enumerate(own_token_shares(padded_rows, (20,), layers=[0])[20][0]):
         logits = w_e @ attn.W_V[head].double() @ attn.W_O[head].double() @ w_u
-        assert share == pytest.approx(float((logits.argmax(1) == torch.arange(268)).double().mean()), abs=0.005)
+        own = (logits.topk(20, dim=1).indices == torch.arange(268)[:, None]).any(1)
+        assert share == pytest.approx(float(own.double().mean()), abs=0.005)
+        assert share > 0.02
 
 
 def test_words_tell_tokens_apart():
