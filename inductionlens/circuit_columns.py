@@ -73,6 +73,9 @@ CIRCUIT_COLUMNS: dict[str, Column] = {
     "source": Column("of a skip trigram: the earlier token", "str"),
     "destination": Column("of a skip trigram: the token that looks back", "str"),
     "out": Column("of a skip trigram: the token made more likely", "str"),
+    "source_id": Column("the earlier token's id", "int", "0 and up"),
+    "destination_id": Column("the id of the token that looks back", "int", "0 and up"),
+    "out_id": Column("the id of the token made more likely", "int", "0 and up"),
     "copies": Column("whether a skip trigram's out is its source", "str"),
     "attention": Column(
         "the destination's attention score for the source, above its mean over sources", "float", "unbounded",

@@ -79,7 +79,8 @@ TABLES: dict[str, dict[str, Column]] = {
     | _from("query_writer key_writer trace size", CIRCUIT_COLUMNS),
     "orders": _from("model", COLUMNS) | _from("measure term", CIRCUIT_COLUMNS, ends="loss gain"),
     "trigrams": _from("model name layer head ov_eigen", COLUMNS)
-    | _from("source destination out copies attention logit all_copies own_token copying_head", CIRCUIT_COLUMNS),
+    | _from("source destination out source_id destination_id out_id copies attention logit", CIRCUIT_COLUMNS)
+    | _from("all_copies own_token copying_head", CIRCUIT_COLUMNS),
     "repeats": _from("model loss_first_copy loss_later_copies", COLUMNS, ends="prefix_matching first_token")
     | {"head": Column("the model's head with the highest prefix matching on uniform tokens, such as L1H2", "str")}
     | _from("layers tokens", CIRCUIT_COLUMNS, ends="confidence advantage order_advantage"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from inductionlens.heads import Head
 from inductionlens.models import Model
 from inductionlens.models.circuits import ov_circuit, ov_obstacle, qk_circuit, qk_obstacle
+from inductionlens.models.vocabulary import named_ids
 from inductionlens.probes import generator_from
 from inductionlens.scores import circuits
 
@@ -173,17 +174,18 @@ def own_token_shares(
 ) -> dict[int, Float[np.ndarray, "layer head"]]:
     """In [0, 1]: of how many tokens does the OV circuit W_E W_V W_O W_U raise the token itself among the ``top`` most?
 
-    Over all tokens, or over ``rows`` of them drawn by ``seed`` where the vocabulary is larger; each against the whole
-    vocabulary, some rows at a time; tokens that raise nothing are left out. Elhage et al. 2021 name it as a check on
+    Over all of the tokenizer's tokens, or over ``rows`` of them drawn by ``seed`` where it has more; each against all,
+    some rows at a time; tokens that raise nothing are left out. Elhage et al. 2021 name it as a check on
     positive eigenvalues. NaN where the model has no OV circuits, or inputs and outputs of other sizes, and in layers
     that are not among ``layers``.
     """
     cfg = model.cfg
     found = {count: np.full((cfg.n_layers, cfg.n_heads), np.nan) for count in top}
     w_e, w_u = model.W_E.detach().float(), model.W_U.detach().float()
-    vocabulary = w_e.shape[0]
-    if ov_obstacle(model) is not None or vocabulary != w_u.shape[1]:
+    if ov_obstacle(model) is not None or w_e.shape[0] != w_u.shape[1]:
         return found
+    own_ids = named_ids(model).to(w_e.device)
+    w_e, w_u, vocabulary = w_e[own_ids], w_u[:, own_ids], len(own_ids)
     picked = torch.arange(vocabulary)
     if vocabulary > rows:
         picked = torch.randperm(vocabulary, generator=generator_from(seed, "own token"))[:rows].sort().values

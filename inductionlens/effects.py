@@ -34,8 +34,10 @@ class Stimulus:
     """The positions whose next token's loss is read, 0-based, ascending."""
     values: Mapping[str, Value]
     """Name -> losses [batch, scored] in nats and tokens to one number for each sequence."""
-    mean_over: Int[Tensor, "other pos"] | None = None
+    mean_over: Int[Tensor, "other other_pos"] | None = None
     """Other tokens of the same stimulus, for heads' mean outputs."""
+    lengths: Int[Tensor, " batch"] | None = None
+    """Tokens of each sequence before its padding; None where there is none."""
 
 
 class Change(NamedTuple):

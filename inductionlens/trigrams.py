@@ -10,6 +10,7 @@ from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.models import Model
 from inductionlens.models.circuits import ov_circuit, qk_circuit
+from inductionlens.models.vocabulary import named_ids
 
 #: Entries of a vocabulary by vocabulary matrix that are in memory at a time.
 ENTRIES = 2**24
@@ -23,11 +24,11 @@ class Trigrams(NamedTuple):
     destination: Int[Tensor, " source"]
     """The a with the largest attention score for b, over its score for an average source."""
     out: Int[Tensor, " source"]
-    """The c whose logit rises most when b is attended to."""
+    """The c whose logit rises most when b is attended to, of the tokenizer's own tokens (`named_ids`)."""
     attention: Float[Tensor, " source"]
     """That attention score above the destination's mean over sources, in nats before the softmax."""
     logit: Float[Tensor, " source"]
-    """How much the logit of c rises above the mean over the vocabulary."""
+    """How much the logit of c rises above the mean over those tokens."""
     copies: Bool[Tensor, " source"]
     """Whether c is b itself: "b ... a -> b"."""
 
@@ -48,15 +49,16 @@ def skip_trigrams_of(model: Model, head: Head, ids: Int[Tensor, " source"], *, d
     w_v, w_o = (part[head.index] for part in ov_circuit(model, 0).pair)
     w_q, w_k = (part[head.index] for part in qk_circuit(model, 0, distance).pair)
     scale = model.cfg.d_head**0.5 if model.cfg.use_attn_scale else 1.0
-    ids = ids.to(w_e.device)
+    ids, outs = ids.to(w_e.device), named_ids(model).to(w_u.device)
     read = _normed(model, w_e[ids])
     queries, keys, values = read @ w_q / scale, read @ w_k.T, read @ w_v
-    usual, written = queries @ keys.mean(0), w_o @ w_u
-    step, parts = max(1, ENTRIES // max(len(ids), w_u.shape[1])), []
+    usual, written = queries @ keys.mean(0), w_o @ w_u[:, outs]
+    step, parts = max(1, ENTRIES // max(len(ids), len(outs))), []
     for start in range(0, len(ids), step):
         part = ids[start : start + step]
         logits = values[start : start + step] @ written
-        logit, out = (logits - logits.mean(1, keepdim=True)).max(1)
+        logit, place = (logits - logits.mean(1, keepdim=True)).max(1)
+        out = outs[place]
         attention, place = (queries @ keys[start : start + len(part)].T - usual[:, None]).max(0)
         parts.append((part, ids[place], out, attention, logit, out == part))
     return Trigrams(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

@@ -399,6 +399,51 @@ def test_a_measure_of_ones_own(planted):
     assert found.samples["mine"][0] == pytest.approx(expected.numpy(), abs=1e-4)
 
 
+@pytest.fixture
+def padded(gpt2_folder):
+    """A model whose tokenizer pads with a token of its own, and windows of 30, 25 and 40 tokens filled up to 40."""
+    model = il.load_model(gpt2_folder)
+    model.tokenizer.pad_token = "z"
+    tokens = torch.randint(100, 250, (5, 40), generator=torch.Generator().manual_seed(0))
+    tokens[0, 30:] = tokens[1, 25:] = model.tokenizer.pad_token_id
+    return model, tokens
+
+
+def test_effects_leave_padding_out(padded):
+    """What follows the text decides nothing: the same table where each window is measured alone, cut to its text."""
+    model, tokens = padded
+    how = {"groups": False, "period": 8, "sequences": 2, "repeats": 2}
+    found = il.ablation_study(model, tokens, measures=("text", "icl"), **how)
+    assert "25 positions of padding left out; icl: token 23 minus 4" in found.provenance["stimuli"]["windows"]
+    for row, length in enumerate((30, 25, 40, 40, 40)):
+        alone = il.ablation_study(
+            model, tokens[row, :length].repeat(2, 1), measures=("text", "icl"), late=23, early=4, **how
+        )
+        for name in ("text", "icl"):
+            assert np.allclose(found.samples[name][:, row], alone.samples[name][:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["zero", "mean"])
+def test_other_padding_changes_no_effect(output, padded, monkeypatch):
+    model, tokens = padded
+    how = {"groups": False, "period": 8, "sequences": 2, "repeats": 2, "measures": ("text",), "output": output}
+    first = il.ablation_study(model, tokens, **how)
+    other = model.tokenizer.convert_tokens_to_ids("q")
+    tokens = torch.where(tokens == model.tokenizer.pad_token_id, other, torch.where(tokens == other, 99, tokens))
+    model.tokenizer.pad_token = "q"
+    again = il.ablation_study(model, tokens, **how)
+    assert np.allclose(first.samples["text"], again.samples["text"], atol=1e-5)
+
+
+def test_a_measure_of_ones_own_sees_no_padding(padded):
+    model, tokens = padded
+    how = {"groups": False, "period": 8, "sequences": 2, "repeats": 2, "measures": ("text",)}
+    found = il.ablation_study(model, tokens, extra={"mine": lambda losses, tokens: losses.nanmean(1)}, **how)
+    assert found.table["effect_mine"].tolist() == found.table["effect_text"].tolist()
+    with refused(r"measure 'mine' gives no number where windows are padded: the losses of padding are NaN; .*nanmean"):
+        il.ablation_study(model, tokens, extra={"mine": lambda losses, tokens: losses.mean(1)}, **how)
+
+
 def test_mean_ablation_and_held_patterns_reach_the_models(planted):
     """Under held attention only what later heads read through values counts: the previous-token head costs nothing."""
     held = il.ablation_study(planted, hold_patterns=True, measures=("copies",), groups=False, **SMALL).table
@@ -608,7 +653,7 @@ def test_random_sets_with_a_writer_are_filled_and_those_without_hollow(study, tm
     [
         (["--heads", "9.9"], "There is no head 9.9"),
         (["--measures", "los"], "measures must be among copies, icl, text; got 'los'"),
-        (["--text", "no/such.txt"], "has no tokenizer to read text with"),
+        (["--text", "stdlib"], "has no tokenizer to read text with"),
         (["--output", "none"], "output must be one of zero, mean"),
         (["--picture", "a.gif"], "must be one of .png"),
     ],

@@ -14,17 +14,21 @@ from test_cli import run
 import inductionlens as il
 from inductionlens import Head, InputError
 from inductionlens.circuit_columns import CIRCUIT_COLUMNS
+from inductionlens.composition import own_token_shares
 from inductionlens.effect_columns import EFFECT_COLUMNS
 from inductionlens.measure import measure_attention
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.planted import PLANTED
+from inductionlens.models.vocabulary import named_ids, ordinary_ids, spelling, told_apart
 from inductionlens.scores.attention import after_copy
 from inductionlens.studies.circuit import _probe, qk_expansion
 from inductionlens.studies.circuit_tables import _where_clear, least_prefix_matching
 from inductionlens.studies.repeats import DISTRIBUTIONS
 from inductionlens.studies.repeats import _probe as repeated_probe
+from inductionlens.studies.trigrams import WORDS
 from inductionlens.tables import COLUMNS, explain
+from inductionlens.trigrams import skip_trigrams_of
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -315,6 +319,72 @@ def test_skip_trigrams_equal_dense_circuits(random_toy):
         assert row["copies"] == (out == source)
     strength = (found["attention"] * found["logit"]).to_numpy().reshape(3, 3)
     assert (np.diff(strength, axis=1) <= 1e-9).all()
+
+
+@pytest.fixture
+def padded_rows(gpt2_folder):
+    """300 rows of embeddings for 268 tokens, bytes among them; the rows of no token would win every logit."""
+    from tokenizers import decoders
+
+    model = il.load_model(gpt2_folder)
+    model.tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    with torch.no_grad():
+        model.unembed.W_U[:, 268:] *= 50
+    return model
+
+
+def test_what_a_skip_trigram_makes_likely_is_a_token(padded_rows):
+    ids = named_ids(padded_rows)
+    assert ids.tolist() == list(range(268))
+    table = il.skip_trigrams(padded_rows, top=30)
+    assert table["out_id"].max() < 268
+    for row in table.head(5).to_dict("records"):
+        circuit = skip_trigrams_of(padded_rows, Head(0, row["head"]), ordinary_ids(padded_rows))
+        place = circuit.source.tolist().index(row["source_id"])
+        assert (circuit.out[place], circuit.destination[place]) == (row["out_id"], row["destination_id"])
+        assert row["copies"] == (row["out_id"] == row["source_id"])
+    words = pd.concat([table[[name, f"{name}_id"]].set_axis(["word", "id"], axis=1) for name in WORDS])
+    assert words.groupby("id")["word"].nunique().max() == words.groupby("word")["id"].nunique().max() == 1
+    assert not words["word"].str.contains("\ufffd").any()
+    assert words["word"].str.fullmatch("<0x[0-9A-F]{2}>").any()
+
+
+def test_tokens_without_a_name_are_no_rivals_of_ones_own(padded_rows):
+    """The share of tokens that are among the 20 they raise most counts against tokens alone."""
+    w_e, w_u = padded_rows.W_E[:268].double(), padded_rows.W_U[:, :268].double()
+    attn = padded_rows.blocks[0].attn
+    for head, share in enumerate(own_token_shares(padded_rows, (20,), layers=[0])[20][0]):
+        logits = w_e @ attn.W_V[head].double() @ attn.W_O[head].double() @ w_u
+        own = (logits.topk(20, dim=1).indices == torch.arange(268)[:, None]).any(1)
+        assert share == pytest.approx(float(own.double().mean()), abs=0.005)
+        assert share > 0.02
+
+
+def test_words_tell_tokens_apart():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def words(pieces, decoder, before):
+        made = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, [], byte_fallback=True))
+        made.decoder, made.pre_tokenizer = decoder, before
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=True)
+        model = il.planted()
+        model.tokenizer = tokenizer
+        spell = spelling(model)
+        return [spell(index) for index in range(len(pieces) + 1)]
+
+    # An a-umlaut is two bytes; the piece of its first byte alone looks like another letter.
+    pieces = ["\u00c3\u00a4", "\u00c3", "\u00a4", "a\u00c3", "\u0120a", "a", "\u0120.", "."]
+    assert words(pieces, decoders.ByteLevel(), pre_tokenizers.ByteLevel(add_prefix_space=False)) == [
+        "\u00e4", "<0xC3>", "<0xA4>", "a<0xC3>", " a", "a", " .", ".", "#8"
+    ]  # fmt: skip
+    metaspace = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                   decoders.Strip(" ", 1, 0)])  # fmt: skip
+    pieces = ["\u2581the", "the", "<0x41>", "A", "<0xE4>", "\u2581"]
+    assert words(pieces, metaspace, pre_tokenizers.Metaspace()) == [
+        " the", "the", "<0x41>", "A", "<0xE4>", " ", "#6"
+    ]  # fmt: skip
+    assert told_apart({3: "a", 5: "b", 7: "a"}) == {3: "a#3", 5: "b", 7: "a#7"}
 
 
 def test_blocks_of_rows_change_no_trigram(random_toy, monkeypatch):

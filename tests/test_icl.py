@@ -269,6 +269,160 @@ def test_windows_of_a_file_and_of_a_folder(gpt2, tmp_path):
     assert file.digest == corpus.digest([corpus.Text("a.txt", "abcdefgh" * 200)])
 
 
+def letters(piece):
+    return [ord(letter) for letter in piece]
+
+
+def test_two_seeds_take_different_windows_of_one_file_and_of_few():
+    book = "".join(chr(33 + place % 90) for place in range(9 * 16 * 40))
+    for texts in ([corpus.Text("book", book)], [corpus.Text("one", book), corpus.Text("two", book[::-1])]):
+        rows = [
+            corpus.text_windows(texts, letters, windows=6, length=10, bos=0, seed=seed).tolist() for seed in (0, 0, 1)
+        ]
+        assert rows[0] == rows[1]
+        assert sorted(rows[0]) != sorted(rows[2])
+
+
+def test_windows_are_counted_in_tokens_whatever_a_letter_costs():
+    """A letter of three tokens: 300 of them give 100 windows of 9 and no 101st; half a token a letter gives as many."""
+    text = "".join(chr(256 + place) for place in range(1800))
+
+    def thrice(piece):
+        return [3 * ord(letter) + part for letter in piece for part in range(3)]
+
+    def halved(piece):
+        return letters(piece)[::2]
+
+    for encode, words in ((thrice, text[:300]), (halved, text)):
+        whole = encode(words)
+        rows = corpus.text_windows([corpus.Text("t", words)], encode, windows=100, length=10, bos=0, seed=3)
+        assert sorted(rows[:, 1:].tolist()) == sorted(whole[at : at + 9] for at in range(0, 900, 9))
+        some = corpus.text_windows([corpus.Text("t", words)], encode, windows=60, length=10, bos=0, seed=4)
+        assert len({tuple(row) for row in some.tolist()}) == 60
+        with pytest.raises(il.InputError, match="gives only 100 windows of 10 tokens and 101 are needed"):
+            corpus.text_windows([corpus.Text("t", words)], encode, windows=101, length=10, bos=0, seed=3)
+
+
+def test_a_chinese_text_gives_every_window_that_fits(gpt2, tmp_path, request):
+    path = tmp_path / "zh.txt"
+    path.write_text("".join(chr(0x4E00 + place * 7 % 400) for place in range(2000)), encoding="utf-8")
+    fits = len(encoder(gpt2)(path.read_text(encoding="utf-8"))) // 127
+    assert fits > 40
+    assert len(make_windows(gpt2, path, windows=fits).tokens) == fits
+    request.getfixturevalue("small_is_large")
+    assert len(make_windows(gpt2, path, windows=fits).tokens) == fits
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_byte_order_mark_is_no_text(large, gpt2, tmp_path, request):
+    if large:
+        request.getfixturevalue("small_is_large")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "marked").mkdir()
+    text = "the cat sat on a mat, for a while " * 200
+    (tmp_path / "plain" / "a.txt").write_text(text)
+    (tmp_path / "marked" / "a.txt").write_text(text, encoding="utf-8-sig")
+    plain, marked = (make_windows(gpt2, tmp_path / name / "a.txt", windows=3) for name in ("plain", "marked"))
+    assert torch.equal(plain.tokens, marked.tokens)
+    assert plain.digest == marked.digest
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [("utf-16", "UTF-16"), ("utf-32", "UTF-32"), ("utf-16-be", "UTF-16"), ("utf-32-be", "UTF-32")],
+)
+def test_other_encodings_are_named_by_their_marks(encoding, named, gpt2, tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeff" * encoding.endswith("be") + "words " * 999, encoding=encoding)
+    with pytest.raises(il.InputError, match=rf"a\.txt is {named}, as its first bytes say; save it as UTF-8"):
+        make_windows(gpt2, tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("at", [0, 300_000, 2**18 + 1, 399_999])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_bad_byte_is_found_wherever_it_is(at, large, gpt2, tmp_path, request):
+    if large:
+        request.getfixturevalue("small_is_large")
+    path = tmp_path / "bad.txt"
+    words = bytearray("ä".encode() * 200_000)
+    words[at] = 0xFF
+    path.write_bytes(words)
+    with pytest.raises(il.InputError, match=r"bad\.txt is not UTF-8: .* at byte (\d+)\.") as error:
+        make_windows(gpt2, path, windows=2)
+    # An odd byte is the second of its letter, which is then wrong from its first one on.
+    assert f"at byte {at - at % 2}." in str(error.value)
+
+
+def test_files_without_end_are_refused_unread(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "c.txt").mkdir()  # a folder by that name is looked into
+    for text in (tmp_path, tmp_path / "b.txt"):
+        with pytest.raises(
+            il.InputError, match=r"b\.txt must be a file; it is a pipe, which may have no end: save what"
+        ):
+            il.in_context_learning("no such model: the text comes first", text=text)
+    with pytest.raises(il.InputError, match="The text /dev/zero must be a file; it is a device"):
+        il.in_context_learning("no such model", text="/dev/zero")
+    (tmp_path / "b.txt").unlink()
+    assert [text.text for text in corpus.text_file(tmp_path)] == ["words"]
+
+
+# Padding.
+@pytest.fixture
+def padded(gpt2_folder):
+    """A model whose tokenizer pads with a token of its own, and windows of 30, 25 and 40 tokens filled up to 40."""
+    model = il.load_model(gpt2_folder)
+    padding = encoder(model)("z")[0]
+    model.tokenizer.pad_token = "z"
+    tokens = torch.randint(100, 250, (7, 40), generator=torch.Generator().manual_seed(0))
+    tokens[0, 30:] = tokens[1, 25:] = padding
+    return model, tokens
+
+
+def test_padding_is_no_text(padded, tmp_path):
+    model, tokens = padded
+    found = il.in_context_learning(model, tokens)
+    assert found.provenance["windows"]["padding_left_out"] == 25
+    assert (found.late, found.early) == pick_pair(25)
+    losses = losses_by_position(model, tokens)
+    assert found.score == pytest.approx((losses[:, 23] - losses[:, found.early]).mean())
+    assert np.isnan(found.losses[0, 29:]).all()
+    assert np.isfinite(found.losses[0, :29]).all()
+    table = found.by_position
+    assert table["loss"][28] == pytest.approx(losses[[0, 2, 3, 4, 5, 6], 28].mean())
+    assert table["loss"][38] == pytest.approx(losses[2:, 38].mean())
+    assert [table["loss_low"][38], table["loss_high"][38]] == pytest.approx(
+        np.ravel(mean_interval(losses[2:, 38][None]))
+    )
+    assert found.derivative["last"].max() == 23
+    with pytest.raises(il.InputError, match="late <= 23, the last index of 24 losses; got late=24"):
+        il.in_context_learning(model, tokens, late=24)
+    cut = il.in_context_learning(model, tokens[:2])
+    assert len(cut.by_position) == 29
+    whole = il.in_context_learning(model, tokens[2:])
+    assert whole.provenance["windows"]["padding_left_out"] == 0
+    assert np.isfinite(whole.losses).all()
+
+
+def test_padding_with_eos_is_text(padded):
+    model, tokens = padded
+    model.tokenizer.pad_token = model.tokenizer.eos_token
+    tokens[0, 30:] = model.tokenizer.eos_token_id
+    found = il.in_context_learning(model, tokens)
+    assert found.provenance["windows"]["padding_left_out"] == 0
+    assert found.late == 38
+
+
+@pytest.mark.parametrize("study", [il.in_context_learning, il.ablation_study, il.path_orders])
+def test_padding_in_front_of_text_is_refused(study, padded):
+    model, tokens = padded
+    with pytest.raises(il.InputError, match=r"may only follow a sequence's tokens; in sequence 0 .* pad on the right"):
+        study(model, tokens.flip(1))
+    tokens[1, 2:] = model.tokenizer.pad_token_id
+    with pytest.raises(il.InputError, match="at least 3 tokens before its padding; window 1 has 2"):
+        study(model, tokens)
+
+
 def test_text_that_is_empty_or_too_short_is_one_sentence(gpt2, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(il.InputError, match="The text is empty, so there is no window to cut; give text with words"):
@@ -351,7 +505,7 @@ def test_letters_cut_by_the_ends_of_a_slice_are_left_out(tmp_path):
 def test_a_large_file_says_what_is_wrong_with_it(tmp_path, small_is_large):
     path = tmp_path / "broken.txt"
     path.write_bytes(b"good\r\nline\r" + b"a" * 100 + b"\xff" * 100)
-    (text,) = corpus.text_file(path)
+    text = corpus.Text(path.name, FileText(path, 211))
     assert text.text[:12] == "good\nline\na"
     with pytest.raises(il.InputError, match=r"broken\.txt is not UTF-8 in bytes 100 to 211"):
         text.text[100:300]
@@ -462,6 +616,7 @@ OPTIONS = {
     "--no-bos": {"bos": False},
     "--seed 4": {"seed": 4},
     "--batch-size 2": {"batch_size": 2},
+    "--pool text": {"pool": "text"},
 }
 
 
@@ -473,7 +628,7 @@ def test_every_option_arrives(words, monkeypatch):
     monkeypatch.setattr(module, "in_context_learning", lambda model, on_progress, **given: seen.append(given))
     assert run("icl", "planted", "-q", *words.split())[0] == 0
     defaults = {"text": "auto", "n_windows": 50, "length": None, "late": None, "early": None, "bos": True, "seed": 0}
-    assert seen == [{**defaults, "batch_size": None, **OPTIONS[words]}]
+    assert seen == [{**defaults, "batch_size": None, "pool": "tokenizer", **OPTIONS[words]}]
 
 
 def test_quiet_says_nothing_and_one_window_has_no_interval():
@@ -491,7 +646,7 @@ def test_quiet_says_nothing_and_one_window_has_no_interval():
         ("planted --late 300", "late <= 190, the last index of 191 losses; got late=300 and early=50"),
         ("planted --late 40 --early 60", "got late=40 and early=60"),
         ("planted --windows 0", "windows must be at least 1; got 0"),
-        ("planted --text nope.txt", "The model has no tokenizer to read text with"),
+        ("planted --text stdlib", "The model has no tokenizer to read text with"),
         ("planted --bos 3 --no-bos", "--bos and --no-bos contradict each other"),
         ("planted --out a.txt", "The suffix of a.txt must be one of .csv, .parquet, .json"),
         ("planted --out no/a.csv", "there is no folder no"),

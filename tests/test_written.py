@@ -105,10 +105,11 @@ def test_equal_calls_leave_equal_records(desk, kind):
     ("kind", "options"),
     [
         ("orders", {"measures": ["copies", "text"], "text": "auto", "n_windows": 2, "length": None, "sequences": 2,
-                    "period": 25, "repeats": 4, "bos": True, "seed": 3, "batch_size": None}),
+                    "period": 25, "repeats": 4, "bos": True, "seed": 3, "batch_size": None,
+                    "pool": "tokenizer"}),
         ("trigrams", {"heads": ["0.1"], "top": 2, "distance": None, "seed": 3}),
         ("repeats", {"distributions": ["uniform", "zipf"], "period": 25, "repeats": 4, "sequences": 2, "bos": True,
-                     "seed": 3, "batch_size": None}),
+                     "seed": 3, "batch_size": None, "pool": "tokenizer"}),
         ("watch", {"source": "run", "steps": "all", "frames": None, "period": 4, "bos": True, "seed": 3}),
         ("changes", {}),
         ("compare", {}),
@@ -126,13 +127,15 @@ def test_records_hold_every_option(desk, kind, options):
 GIVEN = {
     "orders": (
         "orders planted --measures text --text random --windows 3 --length 20 --sequences 3 --seed 1 --no-bos "
-        "--batch-size 2",
-        {"measures": ["text"], "text": "random", "n_windows": 3, "length": 20, "sequences": 3, "seed": 1, "bos": False,
+        "--batch-size 2 --pool ids.txt",
+        {"pool": "ids.txt", "measures": ["text"],
+         "text": "random", "n_windows": 3, "length": 20, "sequences": 3, "seed": 1, "bos": False,
          "batch_size": 2, "period": 25, "repeats": 4},
     ),
     "repeats": (
         "repeats planted --tokens zipf --period 10 --times 3 --sequences 3 --seed 1 --bos 5 --batch-size 2",
-        {"distributions": ["zipf"], "period": 10, "repeats": 3, "sequences": 3, "seed": 1, "bos": 5, "batch_size": 2},
+        {"distributions": ["zipf"], "period": 10, "repeats": 3, "sequences": 3, "seed": 1, "bos": 5, "batch_size": 2,
+         "pool": "tokenizer"},
     ),
     "watch": (
         "watch run --head 0.1 --steps log --frames 2 --period 5 --seed 1 --no-bos",
@@ -144,6 +147,7 @@ GIVEN = {
 @pytest.mark.parametrize("kind", GIVEN)
 def test_every_option_given_arrives_in_the_record(desk, kind):
     words, options = GIVEN[kind]
+    (desk / "ids.txt").write_text("\n".join(map(str, range(1, 60))))
     with contextlib.chdir(desk):
         code, _, err = run(*words.split(), "--out", "given.csv")
     assert (code, err) == (0, "")
@@ -163,7 +167,7 @@ def test_every_row_is_written(desk):
 
 def test_options_of_orders_are_those_that_it_takes(desk):
     assert set(record_of(desk / "orders.csv")["options"]) == {"measures", *SETTINGS}
-    assert set(record_of(desk / "orders.csv")["stimuli"]) == {"copies", "windows"}
+    assert set(record_of(desk / "orders.csv")["stimuli"]) == {"copies", "windows", "pool"}
 
 
 def test_records_name_the_models(desk, planted):

@@ -15,6 +15,7 @@ from inductionlens.cli.options import (
     ModelName,
     NoBos,
     NoControls,
+    Pool,
     Quiet,
     Revision,
     check_table,
@@ -63,6 +64,7 @@ def ablate(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -87,7 +89,7 @@ def ablate(
             output=output, hold_patterns=hold_patterns, method=method,
             measures=names_of(measures), text=text, n_windows=windows, length=length,
             late=late, early=early, sequences=sequences, period=period, repeats=repeats, groups=not no_groups,
-            draws=draws, controls=not no_controls, seed=seed, bos=start, batch_size=batch_size,
+            draws=draws, controls=not no_controls, seed=seed, bos=start, batch_size=batch_size, pool=pool,
         )  # fmt: skip
         check_heads(heads, "heads")
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)

@@ -16,6 +16,7 @@ from inductionlens.cli.options import (
     ModelName,
     NoBos,
     NoControls,
+    Pool,
     Quiet,
     Revision,
     Seed,
@@ -49,6 +50,7 @@ def circuit(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -70,7 +72,7 @@ def circuit(
         from inductionlens.studies.circuit import circuit as take_apart
 
         settings = {"sequences": sequences, "period": period, "bos": start, "seed": seed, "distance": distance,
-                    "controls": not no_controls, "batch_size": batch_size}  # fmt: skip
+                    "controls": not no_controls, "batch_size": batch_size, "pool": pool}  # fmt: skip
         check_circuit(readers, **settings)
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"taking {model} apart")

@@ -13,6 +13,7 @@ from inductionlens.cli.options import (
     Dtype,
     ModelName,
     NoBos,
+    Pool,
     Quiet,
     Revision,
     check_table,
@@ -37,6 +38,7 @@ def icl(
     no_bos: NoBos = False,
     seed: Annotated[int, typer.Option(help="Decides the windows and the resamples behind the intervals.")] = 0,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -44,14 +46,17 @@ def icl(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure in-context learning of MODEL: its loss by position, late minus early; negative is more."""
+    from inductionlens.studies.pool import check_pool
+
     check_table(out)
     start = which_bos(bos, no_bos)
+    check_pool(pool, text)
     with Progress(quiet, f"loading {model}") as progress:
         from inductionlens.models.loading import load_model
         from inductionlens.studies.icl import check_icl, in_context_learning
 
         settings = {"text": text, "n_windows": windows, "length": length, "late": late, "early": early, "bos": start,
-                    "seed": seed, "batch_size": batch_size}  # fmt: skip
+                    "seed": seed, "batch_size": batch_size, "pool": pool}  # fmt: skip
         check_icl(**settings)
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
         progress.say(f"losses of {model}")

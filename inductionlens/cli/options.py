@@ -22,6 +22,7 @@ Seed = Annotated[int, typer.Option(help="Decides every random token and resample
 NoControls = Annotated[
     bool, typer.Option("--no-controls", help="Scan without controls: heads are of a kind by threshold alone.")
 ]
+Pool = Annotated[str, typer.Option(help="Ids to draw random tokens from: tokenizer, text (those that occur in it), or a file of ids.")]  # fmt: skip
 Distance = Annotated[int | None, typer.Option(help="For rotary models: how far back keys lie; 0 turns nothing.")]
 
 

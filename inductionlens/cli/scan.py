@@ -16,6 +16,7 @@ from inductionlens.cli.options import (
     ModelName,
     NoBos,
     NoControls,
+    Pool,
     Quiet,
     Revision,
     check_table,
@@ -55,6 +56,7 @@ def scan(
     no_controls: NoControls = False,
     threshold: Annotated[float, typer.Option(help="Attention from which a head is of a kind.")] = 0.4,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     head: Annotated[list[str] | None, typer.Option(help="Show this head too, such as 5.1; may be repeated.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Write per-sequence values here, in long form.")] = None,
     revision: Revision = None,
@@ -84,7 +86,7 @@ def scan(
             seed=seed, sequences=sequences, period=period, repeats=repeats, logit_period=logit_period,
             bos=start, text=text, reduce=reduce,
             value_weighted=value_weighted, copying_source=copying_source, logit_recipe=logit_recipe,
-            controls=not no_controls, threshold=threshold, batch_size=batch_size,
+            controls=not no_controls, threshold=threshold, batch_size=batch_size, pool=pool,
         )  # fmt: skip
         named = [Head.parse(name) for name in head or []]
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)

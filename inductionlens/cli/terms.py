@@ -14,6 +14,7 @@ from inductionlens.cli.options import (
     ModelName,
     NoBos,
     Out,
+    Pool,
     Quiet,
     Revision,
     Seed,
@@ -40,6 +41,7 @@ def orders(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     revision: Revision = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -56,7 +58,7 @@ def orders(
         from inductionlens.studies.orders import measured_orders, order_options
 
         settings = {"text": text, "n_windows": windows, "length": length, "sequences": sequences, "period": period,
-                    "repeats": repeats, "seed": seed, "bos": start, "batch_size": batch_size}  # fmt: skip
+                    "repeats": repeats, "seed": seed, "bos": start, "batch_size": batch_size, "pool": pool}  # fmt: skip
         names = names_of(measures)
         order_options(names, settings)
         loaded = load_model(model, revision=revision, checkpoint=checkpoint, device=device, dtype=dtype)
@@ -120,6 +122,7 @@ def repeats(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -128,20 +131,25 @@ def repeats(
     start = which_bos(bos, no_bos)
     with Progress(quiet, f"repeats in {', '.join(models)}") as progress:
         from inductionlens.models.loading import load_model
+        from inductionlens.models.vocabulary import choose_bos
+        from inductionlens.studies.pool import check_pool, make_pool
         from inductionlens.studies.provenance import model_record
         from inductionlens.studies.repeats import check_repeats
         from inductionlens.studies.repeats import repeats as run_repeats
 
+        check_pool(pool)
         records: list[dict[str, Any]] = []
 
         def load(name: str) -> Any:
             loaded = load_model(name, device=device)
-            records.append(model_record(loaded))
+            drawn = make_pool(loaded, choose_bos(loaded, start), pool)
+            records.append(model_record(loaded) | {"pool": drawn.record()})
             return loaded
 
         options = {
             "distributions": names_of(tokens), "period": period, "repeats": times,
             "sequences": sequences, "bos": start, "seed": seed, "batch_size": batch_size,
+            "pool": pool,
         }  # fmt: skip
         check_repeats(**options)
         table = run_repeats(map(load, models), **options, on_model=lambda done: progress.at(done, len(models)))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inductionlens.cli.options import BatchSize, Bos, Device, NoBos, Quiet, check_table, which_bos
+from inductionlens.cli.options import BatchSize, Bos, Device, NoBos, Pool, Quiet, check_table, which_bos
 from inductionlens.cli.speak import Progress, app
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def formation(
     bos: Bos = None,
     no_bos: NoBos = False,
     batch_size: BatchSize = None,
+    pool: Pool = "tokenizer",
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -95,7 +96,7 @@ def formation(
 
         options = FormationOptions(
             sequences=sequences, period=period, n_windows=windows, text=text, length=length, late=late, early=early,
-            ablate=not no_ablate, hold_patterns=not free_attention, seed=seed, bos=start, batch_size=batch_size,
+            ablate=not no_ablate, hold_patterns=not free_attention, seed=seed, bos=start, batch_size=batch_size, pool=pool,
         )  # fmt: skip
         found = measure(
             run, steps=steps, options=options, partial=partial, device=device, keep=keep, on_progress=progress.at

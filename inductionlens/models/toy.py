@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.lens import has_hooked_transformer, lens, quiet
+from inductionlens.models.expected import EXPECTED, check_expected, check_tokens, next_log_probs
+from inductionlens.models.lens import has_hooked_transformer, is_bridge, lens, quiet
 from inductionlens.models.named_weights import named_weights, portable_weights, write_weights
 from inductionlens.models.origin import Origin
+from inductionlens.models.pretrained import _tokenizer as folder_tokenizer
 from inductionlens.models.processing import cast, check_weights, process
 
 FORMAT = "inductionlens-toy"
@@ -147,25 +151,62 @@ def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
     return model
 
 
-def save_toy(model: Model, folder: str | Path) -> None:
-    """Write a toy made by `new_toy` as ``config.json`` and ``model.safetensors``, weights as they are."""
+def save_toy(model: Model, folder: str | Path, *, expected: Int[Tensor, "n length"] | None = None) -> None:
+    """Write a toy made by `new_toy` into a folder that `load_model` reads.
+
+    ``config.json`` holds ``format`` ("inductionlens-toy"), ``version`` (1) and ``model``, the fields of `ToyConfig`.
+    ``model.safetensors`` holds every weight under HookedTransformer's name and in its shape, norms not folded:
+
+    * ``embed.W_E`` [d_vocab, d_model], ``pos_embed.W_pos`` [n_ctx, d_model] (not where positions are rotary),
+      ``unembed.W_U`` [d_model, d_vocab], ``unembed.b_U`` [d_vocab]
+    * for every layer N, ``blocks.N.attn.`` with ``W_Q``, ``W_K``, ``W_V`` [n_heads, d_model, d_head], ``W_O`` [n_heads,
+      d_head, d_model], ``b_Q``, ``b_K``, ``b_V`` [n_heads, d_head], ``b_O`` [d_model], and ``alpha`` [n_heads] where
+      keys are smeared
+    * with MLPs, ``blocks.N.mlp.`` with ``W_in`` [d_model, d_mlp], ``b_in`` [d_mlp], ``W_out`` [d_mlp, d_model],
+      ``b_out`` [d_model]
+    * with norms, ``blocks.N.ln1.``, ``ln_final.`` and, with MLPs, ``blocks.N.ln2.`` with ``w`` [d_model], and ``b``
+      [d_model] for LN
+
+    None of these may be missing or left over: where a model has no bias, zeros are written. Rotary dimension i turns
+    with i + d_head / 2. A tokenizer's files in the folder (as ``save_pretrained`` leaves them; written here where
+    ``model.tokenizer`` is set) give the loaded model its words.
+
+    ``expected`` are token ids, [n, length], for ``expected.safetensors``: those ``tokens``, and ``log_probs``
+    [n, length - 1], what the model gives to each token after the first, in nats. `load_model` refuses weights that
+    give others, by more than 0.001.
+
+    Raises:
+        InputError: not a toy, or tokens that it cannot read; nothing has been written.
+    """
     from safetensors.torch import save_file
 
     config = getattr(model, "inductionlens_config", None)
     if config is None or getattr(model, "inductionlens_unembed_mean", None) is not None:
         raise InputError("Only toys made by new_toy, their norms not folded, can be saved as toys.")
     folder = Path(folder)
+    kept = None
+    if expected is not None:
+        tokens = check_tokens(model, expected, "expected").cpu().contiguous()
+        kept = {"tokens": tokens, "log_probs": next_log_probs(model, tokens)}
     folder.mkdir(parents=True, exist_ok=True)
+    # What described other weights must not stay beside these.
+    (folder / EXPECTED).unlink(missing_ok=True)
     save_file(portable_weights(model), folder / "model.safetensors")
     text = json.dumps({"format": FORMAT, "version": 1, "model": asdict(config)}, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    if getattr(model, "tokenizer", None) is not None:
+        model.tokenizer.save_pretrained(folder)
+    if kept is not None:
+        save_file(kept, folder / EXPECTED)
 
 
 def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None, dtype: str = "float32") -> Model:
-    """Read a toy folder whose ``config.json`` is ``config``, process its weights, and check that they fit.
+    """Read a toy folder (see `save_toy`) whose ``config.json`` is ``config``, process its weights, and check that they
+    fit.
 
     Raises:
-        InputError: an unknown version or field, or weights that are missing, broken, not finite or of other shapes.
+        InputError: an unknown version or field, weights that are missing, broken, not finite or of other shapes, a
+            tokenizer of more tokens than ``d_vocab``, or log-probabilities that are not the expected ones.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -195,15 +236,41 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
+            hint = ": write zeros where there is no bias" if ".b" in name and name not in found else ""
             raise InputError(
                 f"The weights {path} contradict config.json: {name} should be {_shape(expected.get(name))} "
-                f"and is {_shape(found.get(name))}."
+                f"and is {_shape(found.get(name))}{hint}."
             )
     write_weights(model, weights.items())
     check_weights(model, str(folder))
-    model = cast(process(model), dtype, str(folder))
+    model = process(model)
+    _take_tokenizer(model, folder)
+    check_expected(model, folder)
+    model = cast(model, dtype, str(folder))
     model.inductionlens_origin = Origin(str(folder), "toy", bos=shape.bos)
     return model
+
+
+def _take_tokenizer(model: Model, folder: Path) -> None:
+    """Give a toy the tokenizer whose files lie in its folder, if any.
+
+    Raises:
+        InputError: it cannot be read, or names ids that the toy does not have.
+    """
+    tokenizer = folder_tokenizer(folder)
+    if tokenizer is None:
+        return
+    last, d_vocab = max(tokenizer.get_vocab().values()), model.cfg.d_vocab
+    if last >= d_vocab:
+        raise InputError(
+            f"The tokenizer in {folder} contradicts config.json: it names id {last}, and the ids of d_vocab {d_vocab} "
+            f"end at {d_vocab - 1}."
+        )
+    if is_bridge(model):
+        model.tokenizer = tokenizer
+    else:
+        with quiet():
+            model.set_tokenizer(tokenizer)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

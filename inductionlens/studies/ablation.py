@@ -30,10 +30,12 @@ from inductionlens.studies.ablation_stimuli import copies_probe, make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
 from inductionlens.studies.ablation_writers import Writers, holds_writer, measure_writers
 from inductionlens.studies.chosen_heads import check_heads, chosen_heads
+from inductionlens.studies.pool import TEXT
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
 from inductionlens.studies.settings import settled
 from inductionlens.studies.stimuli import fitting_logit_period
+from inductionlens.studies.windows import without_padding
 
 if TYPE_CHECKING:
     import pandas
@@ -108,8 +110,9 @@ def ablation_study(
 ) -> AblationEffects:
     """Remove heads one by one, and in groups, and say what it costs. Olsson et al. 2022, Argument 3.
 
-    ``windows`` are token ids for the ``icl`` and ``text`` measures; by default they are taken from ``text``. ``heads``
-    are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures of yours:
+    ``windows`` are token ids for the ``icl`` and ``text`` measures; by default they are taken from ``text``. Padding on
+    their right (the tokenizer's padding id, where that is neither EOS nor BOS) is left out: its losses are NaN.
+    ``heads`` are those removed one by one: ``all``, a kind such as ``induction``, or names. ``extra`` adds measures:
     name -> function of the windows' losses [batch, pos - 1] (nats; entry i is the loss of token i + 1) and tokens
     [batch, pos], giving one number per sequence. ``scores`` is a scan of the same model, made here if not given.
     ``partial`` names a file for finished parts: an interrupted study goes on from there and ends the same, bit for
@@ -132,9 +135,11 @@ def ablation_study(
     if scores is None:
         check_heads(heads, "heads", model)
         shape = {"period": options.period, "repeats": options.repeats, "bos": options.bos}
-        shape["logit_period"] = fitting_logit_period(model, choose_bos(model, options.bos))
+        start = choose_bos(model, options.bos)
+        shape["logit_period"] = fitting_logit_period(model, start, options.pool, options.text)
         how = {"controls": options.controls, "batch_size": options.batch_size}
-        scores = scan(model, seed=options.seed, text="random", **shape, **how)
+        text = options.text if options.pool == TEXT and options.text != "auto" else "random"
+        scores = scan(model, seed=options.seed, text=text, pool=options.pool, **shape, **how)
     if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
         raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
     chosen = chosen_heads(model, heads, scores, "heads", "remove")
@@ -190,9 +195,13 @@ def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options:
     if not found or not read or options.hold_patterns:
         return pd.DataFrame({"index": [], "clean": [], "ablated": []})
     tokens, mean_over = read[0].tokens, read[0].mean_over
-    clean = losses_by_position(model, tokens, options.batch_size).mean(0)
+    clean = losses_by_position(model, tokens, options.batch_size)
     with ablate(model, found[-1].heads, options.output, mean_over=mean_over):
-        ablated = losses_by_position(model, tokens, options.batch_size).mean(0)
+        ablated = losses_by_position(model, tokens, options.batch_size)
+    text = tokens.shape[1] if read[0].lengths is None else int(read[0].lengths.max())
+    clean, ablated = (
+        np.nanmean(without_padding(losses, read[0].lengths)[:, : text - 1], axis=0) for losses in (clean, ablated)
+    )
     return pd.DataFrame({"index": np.arange(len(clean)), "clean": clean, "ablated": ablated})
 
 

@@ -1,8 +1,10 @@
 """How heads are ablated, and on what."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from inductionlens.checks import check_choice, check_choices, check_settings, check_text
+from inductionlens.studies.pool import TOKENIZER, check_pool
 
 MEASURES = ("copies", "icl", "text")
 METHODS = ("exact", "gradient")
@@ -50,6 +52,9 @@ class AblationOptions:
     """Decides every random token and every random group."""
     batch_size: int | None = None
     """Sequences per forward pass."""
+    pool: str | Path = TOKENIZER
+    """Which ids random tokens are drawn from: ``tokenizer`` (its ordinary ones), ``text`` (those of them that occur in
+    ``text``, or in the source text of the running Python), or a file of ids, one on each line or a JSON list."""
 
     def __post_init__(self) -> None:
         for name, known in (("output", OUTPUTS), ("method", METHODS)):
@@ -63,3 +68,4 @@ class AblationOptions:
             seed=self.seed, batch_size=self.batch_size,
         )  # fmt: skip
         check_text(self.text)
+        object.__setattr__(self, "pool", check_pool(self.pool, self.text))

@@ -10,11 +10,12 @@ from torch import Tensor
 from inductionlens.effects import Stimulus, Value
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.vocabulary import choose_bos, ordinary_ids
-from inductionlens.probes import Probe, repeated_tokens, token_pool, way_out
+from inductionlens.models.vocabulary import choose_bos, padding_id
+from inductionlens.probes import Probe, repeated_tokens, way_out
 from inductionlens.scores.losses import copy_positions
 from inductionlens.studies.ablation_options import AblationOptions
-from inductionlens.studies.windows import make_windows, pick_pair
+from inductionlens.studies.pool import Pool, make_pool
+from inductionlens.studies.windows import given_windows, make_windows, pick_pair
 
 
 def make_stimuli(
@@ -37,6 +38,7 @@ def make_stimuli(
         stimuli.append(stimulus)
     if not stimuli:
         raise InputError("measures names nothing to measure; give any of copies, icl, text, or an extra measure.")
+    notes["pool"] = make_pool(model, choose_bos(model, options.bos), options.pool, options.text).record()
     return stimuli, notes
 
 
@@ -54,19 +56,18 @@ def copies_probe(model: Model, options: AblationOptions, purpose: str = "ablatio
             f"The model's context of {model.cfg.n_ctx} tokens is too short for {options.repeats} blocks of "
             f"{options.period}; {way_out('period', room // options.repeats)}{fewer}."
         )
+    pool = make_pool(model, bos, options.pool, options.text)
     return random_blocks(
-        model, bos, options.period, options.repeats, options.sequences, seed=options.seed, purpose=purpose
+        pool, bos, options.period, options.repeats, options.sequences, seed=options.seed, purpose=purpose
     )
 
 
 def random_blocks(
-    model: Model, bos: int | None, period: int, repeats: int, sequences: int, *, seed: int, purpose: str
+    pool: Pool, bos: int | None, period: int, repeats: int, sequences: int, *, seed: int, purpose: str
 ) -> Probe:
-    """Repeated blocks of the model's ordinary tokens, BOS left out of them."""
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if bos is None else ids[ids != bos])
+    """Repeated blocks of tokens of a pool."""
     shape = {"period": period, "repeats": repeats, "sequences": sequences}
-    return repeated_tokens(pool, bos=bos, seed=seed, purpose=purpose, **shape)
+    return repeated_tokens(pool.ids, bos=bos, seed=seed, purpose=purpose, **shape)
 
 
 def _copies(model: Model, options: AblationOptions) -> Stimulus:
@@ -81,16 +82,22 @@ def _windows(
 ) -> tuple[Stimulus, str]:
     if windows is None:
         n = options.n_windows * (1 if options.output == "zero" else 2)  # means are taken over windows of their own
-        made = make_windows(model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed)
+        made = make_windows(
+            model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed, pool=options.pool
+        )
         tokens, other, name = made.tokens[: options.n_windows], made.tokens[options.n_windows :], made.name
+        shortest, lengths = tokens.shape[1], None
     else:
-        tokens, other, name = windows, windows, f"{len(windows)} windows of yours"
         if windows.shape[1] > model.cfg.n_ctx or len(windows) < 2:
             raise InputError(
                 f"windows must be at least 2 sequences of at most {model.cfg.n_ctx} tokens, the model's context; got "
                 f"{len(windows)} of {windows.shape[1]}."
             )
-    late, early = pick_pair(tokens.shape[1], options.late, options.early)
+        given = given_windows(model, windows, f"{len(windows)} windows of yours")
+        tokens, name, shortest, lengths = given.tokens, given.name, given.shortest, given.lengths
+        other = tokens[:, :shortest]  # means are not over padding
+        name += f", {given.padding} positions of padding left out" if given.padding else ""
+    late, early = pick_pair(shortest, options.late, options.early)
     everything = "text" in options.measures or extra
     scored = torch.arange(tokens.shape[1] - 1) if everything else torch.tensor([early, late])
     ends = (early, late) if everything else (0, 1)
@@ -98,5 +105,30 @@ def _windows(
     if "icl" in options.measures:
         values["icl"] = lambda losses, tokens: losses[:, ends[1]] - losses[:, ends[0]]
     if "text" in options.measures:
-        values["text"] = lambda losses, tokens: losses.mean(1)
-    return Stimulus("windows", tokens, scored, values | dict(extra), other), f"{name}; icl: token {late} minus {early}"
+        values["text"] = lambda losses, tokens: losses.mean(1) if lengths is None else losses.nanmean(1)
+    values |= dict(extra)
+    if lengths is not None:
+        padding = padding_id(model)
+        values = {name: _without_padding(name, value, padding, scored) for name, value in values.items()}
+    return Stimulus("windows", tokens, scored, values, other, lengths), f"{name}; icl: token {late} minus {early}"
+
+
+def _without_padding(name: str, value: Value, padding: int | None, scored: Int[Tensor, " scored"]) -> Value:
+    """The same measure of losses that are NaN where the predicted token is padding.
+
+    Raises:
+        InputError: when it is called, a measure that NaN makes NaN.
+    """
+
+    def measured(losses: Tensor, tokens: Tensor) -> Tensor:
+        fill = tokens[:, scored.to(tokens.device) + 1].to(losses.device) == padding
+        losses = losses.masked_fill(fill, torch.nan)
+        found = value(losses, tokens)
+        if isinstance(found, Tensor) and found.isnan().any():
+            raise InputError(
+                f"The measure {name!r} gives no number where windows are padded: the losses of padding are NaN; leave "
+                "them out, as losses.nanmean(1) does."
+            )
+        return found
+
+    return measured

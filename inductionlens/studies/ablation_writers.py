@@ -13,6 +13,7 @@ from inductionlens.paths import PathEffects, measure_paths
 from inductionlens.studies.ablation_groups import Group
 from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.ablation_stimuli import random_blocks
+from inductionlens.studies.pool import make_pool
 
 #: A reader reads a head if it loses this share without it.
 READ = 0.1
@@ -38,7 +39,8 @@ def measure_writers(model: Model, groups: Sequence[Group], options: AblationOpti
     try:
         bos = choose_bos(model, options.bos)
         period = min(options.period, (model.cfg.n_ctx - int(bos is not None)) // 2)
-        probe = random_blocks(model, bos, period, 2, SEQUENCES, seed=options.seed, purpose="writers")
+        pool = make_pool(model, bos, options.pool, options.text)
+        probe = random_blocks(pool, bos, period, 2, SEQUENCES, seed=options.seed, purpose="writers")
         paths = measure_paths(model, probe, drawn, readers, batch_size=options.batch_size)
     except InputError as error:
         return {}, str(error)

@@ -26,11 +26,12 @@ from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.circuits import ov_eigenvalues, ov_obstacle, qk_obstacle
 from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
-from inductionlens.models.vocabulary import choose_bos, ordinary_ids
+from inductionlens.models.vocabulary import choose_bos
 from inductionlens.paths import measure_paths
-from inductionlens.probes import Probe, repeated_tokens, token_pool, way_out
+from inductionlens.probes import Probe, repeated_tokens, way_out
 from inductionlens.studies.chosen_heads import check_heads, chosen_heads
 from inductionlens.studies.circuit_tables import LEAST_LOGIT, head_rows, least_prefix_matching, pair_rows
+from inductionlens.studies.pool import TOKENIZER, check_pool, make_pool
 from inductionlens.studies.provenance import environment, model_record
 from inductionlens.studies.scan import scan
 from inductionlens.studies.stimuli import fitting_logit_period
@@ -94,6 +95,7 @@ def circuit(
     controls: bool = True,
     batch_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    pool: str | Path = TOKENIZER,
 ) -> Circuit:
     """Say which earlier heads a head reads, through its queries, keys or values. Elhage et al. 2021.
 
@@ -103,30 +105,31 @@ def circuit(
     ``logit_lost`` are the shares of the reader's prefix matching and right-logit effect that are gone, with 95%
     intervals over sequences; `measure_paths` has the details. Shares are empty where there is nothing to lose: prefix
     matching that is not clearly above that of attention spread evenly, a logit effect below 0.01 or not clear of 0.
-    ``scores`` is a scan of the same model, made here if not
-    given, without controls where ``controls`` is False. Rotary models compare queries and keys in another way at every
-    distance: their Q- and K-composition is left empty unless ``distance`` says which is meant (0: as if nothing were
-    turned, a heuristic). Where keys are smeared no distance helps, and it is empty.
+    ``scores`` is a scan of the same model, made here if not given, without controls where ``controls`` is False;
+    ``pool`` is that of `ScanOptions`. Rotary models compare queries and keys in another way at every distance: their Q-
+    and K-composition is left empty unless ``distance`` says which is meant (0: as if nothing were turned, a heuristic).
+    Where keys are smeared no distance helps, and it is empty.
 
     Raises:
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
     """
     readers = readers if isinstance(readers, str) else list(readers)
     check_circuit(readers, sequences=sequences, period=period, bos=bos, seed=seed, distance=distance,
-                  controls=controls, batch_size=batch_size)  # fmt: skip
+                  controls=controls, batch_size=batch_size, pool=pool)  # fmt: skip
+    pool = check_pool(pool)
     model = load_model(model)
     check_all_layers_attend(model, "a circuit")
     if model.cfg.n_layers < 2:
         raise InputError("The model has one layer, in which no head reads another; skip_trigrams shows its circuits.")
-    probe = _probe(model, sequences, period, bos, seed)
+    probe = _probe(model, sequences, period, bos, seed, pool)
     if distance is not None and not 0 <= distance <= model.cfg.n_ctx - 2:
         raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
     made: dict[str, Any] | None = None
     if scores is None:
         check_heads(readers, "readers", model)
         repeats = min(4, (model.cfg.n_ctx - probe.start) // period)
-        made = {"repeats": repeats, "logit_period": fitting_logit_period(model, probe.bos), "controls": controls}
-        scores = scan(model, seed=seed, bos=bos, period=period, batch_size=batch_size, **made)
+        made = {"repeats": repeats, "logit_period": fitting_logit_period(model, probe.bos, pool), "controls": controls}
+        scores = scan(model, seed=seed, bos=bos, period=period, batch_size=batch_size, pool=pool, **made)
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:
@@ -152,6 +155,7 @@ def circuit(
     found = dict(zip(layers, ov_eigenvalues(model, layers).numpy(), strict=True))
     eigenvalues = {head: found[head.layer][head.index] for head in apart}
     record = _record(model, probe, composition, distance, apart) | {"scan": made or "scores of the caller"}
+    record |= {"pool": make_pool(model, probe.bos, pool).record()}
     record |= {"shares_from": {"prefix_matching": least, "induction_logit": LEAST_LOGIT}}
     return Circuit(pairs, heads, eigenvalues, tuple(apart), record)
 
@@ -162,6 +166,7 @@ def check_circuit(readers: Any, **settings: Any) -> None:
     Raises:
         InputError: a setting of `circuit` that cannot be used, or a reader that is no name of a head.
     """
+    check_pool(settings.pop("pool", TOKENIZER))
     check_settings(**settings)
     check_heads(readers, "readers")
 
@@ -194,7 +199,7 @@ def qk_expansion(
     )  # fmt: skip
 
 
-def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int) -> Probe:
+def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int, pool: str = TOKENIZER) -> Probe:
     start = choose_bos(model, bos)
     room = model.cfg.n_ctx - int(start is not None)
     if 2 * period > room:
@@ -202,9 +207,8 @@ def _probe(model: Model, sequences: int, period: int, bos: bool | int, seed: int
             f"The model's context of {model.cfg.n_ctx} tokens is too short for two blocks of {period}; "
             f"{way_out('period', room // 2)}."
         )
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if start is None else ids[ids != start])
-    return repeated_tokens(pool, period=period, repeats=2, sequences=sequences, bos=start, seed=seed, purpose="circuit")
+    ids = make_pool(model, start, pool).ids
+    return repeated_tokens(ids, period=period, repeats=2, sequences=sequences, bos=start, seed=seed, purpose="circuit")
 
 
 def _strongest_first(heads: Sequence[Head], scores: HeadScores) -> list[Head]:

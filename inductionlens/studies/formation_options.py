@@ -1,8 +1,10 @@
 """What is measured at every snapshot of a run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from inductionlens.checks import check_settings, check_text
+from inductionlens.studies.pool import TOKENIZER, check_pool
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class FormationOptions:
     """Decides every random token, and which token of a window is followed over training."""
     batch_size: int | None = None
     """Sequences per forward pass."""
+    pool: str | Path = TOKENIZER
+    """Which ids random tokens are drawn from: ``tokenizer`` (its ordinary ones), ``text`` (those of them that occur in
+    ``text``, or in the source text of the running Python), or a file of ids, one on each line or a JSON list."""
 
     def __post_init__(self) -> None:
         period = {} if self.period is None else {"period": self.period, "repeats": 4}
@@ -45,3 +50,4 @@ class FormationOptions:
             hold_patterns=self.hold_patterns, bos=self.bos, seed=self.seed, batch_size=self.batch_size,
         )  # fmt: skip
         check_text(self.text)
+        object.__setattr__(self, "pool", check_pool(self.pool, self.text))

@@ -16,10 +16,11 @@ from inductionlens.intervals import mean_interval
 from inductionlens.measure import losses_by_position, measure_attention, measure_induction_logit, measure_weights
 from inductionlens.models import Model
 from inductionlens.models.checkpoints import Checkpoint
-from inductionlens.models.vocabulary import choose_bos, ordinary_ids
-from inductionlens.probes import Probe, generator_from, repeated_tokens, token_pool
+from inductionlens.models.vocabulary import choose_bos
+from inductionlens.probes import Probe, generator_from, repeated_tokens
 from inductionlens.scores.attention import TARGETS
 from inductionlens.studies.formation_options import FormationOptions
+from inductionlens.studies.pool import TEXT, Pool, make_pool
 from inductionlens.studies.scan import scan
 from inductionlens.studies.training import unseen_rows
 from inductionlens.studies.windows import Windows, make_windows, pick_pair
@@ -34,8 +35,8 @@ class Stimuli:
     def __init__(self, model: Model, options: FormationOptions, folder: Path | None) -> None:
         self.options, self.shape = options, shape_of(model)
         bos = choose_bos(model, options.bos)
-        ids = ordinary_ids(model)
-        pool = token_pool(ids if bos is None else ids[ids != bos])
+        self.pool: Pool = make_pool(model, bos, options.pool, options.text)
+        pool = self.pool.ids
         start = int(bos is not None)
         fits = (model.cfg.n_ctx - start) // 4
         period = options.period or min(25, fits, len(pool))
@@ -50,7 +51,13 @@ class Stimuli:
         self.logit: Probe = repeated_tokens(pool, repeats=2, sequences=2 * options.sequences, purpose="logit", **common)
         own = unseen_rows(folder, options.n_windows, options.length) if folder and options.text == "auto" else None
         self.windows: Windows = own or make_windows(
-            model, options.text, windows=options.n_windows, length=options.length, bos=options.bos, seed=options.seed
+            model,
+            options.text,
+            windows=options.n_windows,
+            length=options.length,
+            bos=options.bos,
+            seed=options.seed,
+            pool=options.pool,
         )
         length = self.windows.tokens.shape[1]
         self.late, self.early = pick_pair(length, options.late, options.early)
@@ -101,7 +108,8 @@ class Stimuli:
             "ablated": ablated,
             "followed": losses[np.arange(len(losses)), self.followed].tolist(),
             "notes": {
-                "probe": self.repeated.describe(), "windows": self.windows.name, "icl": [self.late, self.early],
+                "probe": self.repeated.describe(), "pool": self.pool.record(),
+                "windows": self.windows.name, "icl": [self.late, self.early],
                 "window_tokens": self.windows.tokens.shape[1], "followed": self.digest,
             },
         }  # fmt: skip
@@ -112,12 +120,14 @@ class Stimuli:
         Blocks are as long as leaves room for gaps of their own length, at most 25 tokens.
         """
         start = int(self.repeated.bos is not None)
-        room, ids = model.cfg.n_ctx - start, len(token_pool(ordinary_ids(model))) - start
+        room, ids = model.cfg.n_ctx - start, len(self.pool.ids)
         period = min(25, room // 7, ids // 2)
+        given = self.options.pool == TEXT and self.options.text != "auto"
+        text = self.options.text if given else "random"
         try:
             scores = scan(
-                model, period=period, logit_period=min(30, room // 2, ids), text="random", bos=self.options.bos,
-                seed=self.options.seed, batch_size=self.options.batch_size,
+                model, period=period, logit_period=min(30, room // 2, ids), text=text, bos=self.options.bos,
+                pool=self.options.pool, seed=self.options.seed, batch_size=self.options.batch_size,
             )  # fmt: skip
         except InputError as error:
             return {"reason": f"no scan could be made: {error}"}

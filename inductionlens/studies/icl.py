@@ -19,8 +19,9 @@ from inductionlens.measure import losses_by_position
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
 from inductionlens.studies.icl_tables import by_position_table, derivative_table, pairs_table
+from inductionlens.studies.pool import TOKENIZER, check_pool
 from inductionlens.studies.provenance import environment, model_record
-from inductionlens.studies.windows import LENGTH, Windows, make_windows, pick_pair
+from inductionlens.studies.windows import LENGTH, Windows, given_windows, make_windows, pick_pair, without_padding
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +48,7 @@ class InContextLearning:
     derivative: "pandas.DataFrame"
     """Bins of indices: ``first``, ``last``, ``slope`` (nats per e-fold of index), ``slope_low``, ``slope_high``."""
     losses: Float[np.ndarray, "sequence index"] = field(repr=False)
-    """Every loss, [sequence, pos - 1]; only in memory."""
+    """Every loss, [sequence, pos - 1], NaN where the predicted token is padding; only in memory."""
     provenance: dict[str, Any] = field(repr=False)
     """How it was measured: model, windows, options, versions."""
 
@@ -79,13 +80,17 @@ def in_context_learning(
     seed: int = 0,
     batch_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    pool: str | Path = TOKENIZER,
 ) -> InContextLearning:
     """Loss at every position of windows of text, and the in-context learning score: negative is more of it.
 
     ``model`` is what `load_model` takes. The windows are token ids of yours, [sequence, pos], taken as they are, or are
-    made by `make_windows` from ``text``, ``n_windows``, ``length``, ``bos`` and ``seed``. The score is the loss at
-    index ``late`` minus the loss at ``early``; see `pick_pair` for the defaults, 500 and 50 where they fit.
-    ``on_progress(done, total)`` is called after every batch, in windows.
+    made by `make_windows` from ``text``, ``n_windows``, ``length``, ``bos`` and ``seed``. Padding on the right of
+    yours (the tokenizer's padding id, where that is neither EOS nor BOS) is left out; the score is then read where
+    every window has text. The score is the loss at index ``late`` minus the loss at ``early``; see `pick_pair` for the
+    defaults, 500 and 50 where they fit.
+    ``pool`` is that of `ScanOptions`, for random windows. ``on_progress(done, total)`` is called after every batch, in
+    windows.
 
     Raises:
         InputError: an argument cannot be used; nothing has been computed.
@@ -94,15 +99,16 @@ def in_context_learning(
               batch_size=batch_size)  # fmt: skip
     if windows is not None and (text, n_windows, length, bos) != ("auto", 50, None, True):
         raise InputError("Give windows, or text, n_windows, length and bos to make them from, not both.")
+    pool = check_pool(pool, text)
     model = load_model(model)
     if windows is None:
         length = min(LENGTH, model.cfg.n_ctx) if length is None else length
         pick_pair(length, late, early)
-        windows = make_windows(model, text, windows=n_windows, length=length, bos=bos, seed=seed)
+        windows = make_windows(model, text, windows=n_windows, length=length, bos=bos, seed=seed, pool=pool)
     elif not isinstance(windows, Windows):
-        windows = Windows(_checked(windows, model), "windows of the caller", None)
+        windows = given_windows(model, _checked(windows, model), "windows of the caller")
     tokens = windows.tokens
-    late, early = pick_pair(tokens.shape[1], late, early)
+    late, early = pick_pair(windows.shortest, late, early)
     done = 0
 
     def progress(sequences: int) -> None:
@@ -111,13 +117,14 @@ def in_context_learning(
         if on_progress is not None:
             on_progress(done, len(tokens))
 
-    losses = losses_by_position(model, tokens, batch_size, progress)
-    pairs = pairs_table(losses, late, early)
+    losses = without_padding(losses_by_position(model, tokens, batch_size, progress), windows.lengths)
+    in_all = losses[:, : windows.shortest - 1]
+    pairs = pairs_table(in_all, late, early)
     chosen = pairs[(pairs["late"] == late) & (pairs["early"] == early)].iloc[0]
     return InContextLearning(
         score=float(chosen["icl_score"]), low=float(chosen["icl_low"]), high=float(chosen["icl_high"]),
-        late=late, early=early, by_position=by_position_table(losses), pairs=pairs,
-        derivative=derivative_table(losses), losses=losses,
+        late=late, early=early, by_position=by_position_table(losses[:, : windows.longest - 1]), pairs=pairs,
+        derivative=derivative_table(in_all), losses=losses,
         provenance=_provenance(model, windows, seed, batch_size),
     )  # fmt: skip
 
@@ -129,6 +136,7 @@ def check_icl(text: str | Path, **settings: Any) -> None:
         InputError: a setting of `in_context_learning` that cannot be used.
     """
     check_text(text)
+    check_pool(settings.pop("pool", TOKENIZER), text)
     check_settings(**settings)
 
 
@@ -164,7 +172,9 @@ def _provenance(model: Model, windows: Windows, seed: int, batch_size: int | Non
             "tokens_sha256": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest()[:12],
             "sequences": tokens.shape[0],
             "length": tokens.shape[1],
+            "padding_left_out": windows.padding,
             "bos": windows.bos,
+            "pool": None if windows.pool is None else windows.pool.record(),
         },
         "seed": seed,
         "batch_size": batch_size,

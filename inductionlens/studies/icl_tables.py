@@ -17,12 +17,13 @@ LATES, EARLIES = (0.6, 0.8, 1.0), (0.5, 1.0, 2.0)
 
 
 def by_position_table(losses: Float[np.ndarray, "sequence index"]) -> "pandas.DataFrame":
-    """Mean loss at every index, in nats, with its interval over windows."""
+    """Mean loss at every index, in nats, with its interval over windows; NaN losses, of padding, are left out."""
     import pandas as pd
 
-    low, high = mean_interval(losses.T)
+    ends = [mean_interval(column[~np.isnan(column)][None]) for column in losses.T]
+    low, high = np.array(ends).reshape(-1, 2).T
     return pd.DataFrame(
-        {"index": np.arange(losses.shape[1]), "loss": losses.mean(0), "loss_low": low, "loss_high": high}
+        {"index": np.arange(losses.shape[1]), "loss": np.nanmean(losses, axis=0), "loss_low": low, "loss_high": high}
     )
 
 

@@ -1,12 +1,14 @@
 """What a scan measures, and how."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from inductionlens.checks import check_choice, check_settings, check_size, check_text, told
 from inductionlens.detection import THRESHOLD
 from inductionlens.errors import InputError
 from inductionlens.scores.attention import REDUCTIONS
 from inductionlens.scores.logits import SOURCES
+from inductionlens.studies.pool import TOKENIZER, check_pool
 
 #: Sequences of the logit probe for each of the others.
 LOGIT_SEQUENCES = 10
@@ -47,6 +49,9 @@ class ScanOptions:
     """Run the controls behind p, q and verdicts: gapped repeats, tokens that never repeat, an untrained twin."""
     batch_size: int | None = None
     """Sequences per forward pass; by default as many as hold about 2,048 tokens. Changes no result beyond 1e-6."""
+    pool: str | Path = TOKENIZER
+    """Which ids random tokens are drawn from: ``tokenizer`` (its ordinary ones), ``text`` (those of them that occur in
+    ``text``, or in the source text of the running Python), or a file of ids, one on each line or a JSON list."""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -62,3 +67,4 @@ class ScanOptions:
         choices = (("reduce", REDUCTIONS), ("copying_source", SOURCES), ("logit_recipe", ("default", "mcdougall")))
         for name, known in choices:
             check_choice(name, getattr(self, name), known)
+        object.__setattr__(self, "pool", check_pool(self.pool, self.text))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("copies", "text")
 #: The settings of `AblationOptions` that choose stimuli.
-SETTINGS = ("text", "n_windows", "length", "sequences", "period", "repeats", "bos", "seed", "batch_size")
+SETTINGS = ("text", "n_windows", "length", "sequences", "period", "repeats", "bos", "seed", "batch_size", "pool")
 
 
 class MeasuredOrders(NamedTuple):

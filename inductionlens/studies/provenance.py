@@ -17,7 +17,6 @@ from inductionlens.models.attention_code import attention_code
 from inductionlens.models.circuits import Obstacle, ov_obstacle
 from inductionlens.models.origin import origin_of
 from inductionlens.models.processing import processing_of
-from inductionlens.probes import TRIM
 from inductionlens.studies.options import ScanOptions
 from inductionlens.studies.stimuli import ScanProbes
 
@@ -29,7 +28,6 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
     """Everything that decides the numbers, in plain values; no time and no path but the model's own, so that equal
     scans leave equal records. ``sequences`` says how many stand behind each score."""
     mcdougall = options.logit_recipe == "mcdougall"
-    pool = f"ordinary ids in order, {TRIM:.0%} off each end, without replacement inside a block"
     return {
         "command": "scan",
         "model": model_record(model),
@@ -40,7 +38,7 @@ def provenance(model: Model, probes: ScanProbes, options: ScanOptions, behaviour
             "copying": probes.once.describe(),
             "induction_logit": probes.logit.describe() + (", whole vocabulary" if mcdougall else ""),
             "bos": probes.repeated.bos,
-            "pool": pool,
+            "pool": probes.pool.record(),
         },
         "variants": {
             "prefix_matching": options.reduce + (", value-weighted" if options.value_weighted else ""),

@@ -18,10 +18,11 @@ from inductionlens.measure import losses_by_position, measure_attention
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
-from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
-from inductionlens.probes import Probe, generator_from, token_pool, way_out
+from inductionlens.models.vocabulary import choose_bos, encoder
+from inductionlens.probes import Probe, generator_from, way_out
 from inductionlens.scores.attention import TARGETS
 from inductionlens.scores.losses import copy_positions
+from inductionlens.studies.pool import TOKENIZER, check_pool, make_pool
 
 if TYPE_CHECKING:
     import pandas
@@ -40,13 +41,15 @@ def repeats(
     seed: int = 0,
     batch_size: int | None = None,
     on_model: Callable[[int], None] | None = None,
+    pool: str | Path = TOKENIZER,
 ) -> "pandas.DataFrame":
     """Repeat blocks of tokens of several kinds, and say how well each model copies, and whether its best head follows.
 
     Blocks of ``period`` tokens, ``repeats`` times: ``uniform`` random ones without replacement, ``zipf`` (probability
     1/rank, the order of ids drawn by ``seed``), ``text`` (source text of the running Python) and the same ``shuffled``;
-    models without a tokenizer read its bytes. One row per model and kind. ``head`` is the head with the highest prefix
-    matching on uniform tokens, the same in every row; ``first_token`` is where it rests when nothing matches.
+    models without a tokenizer read its bytes. ``pool`` is that of `ScanOptions`, for uniform and zipf. One row per
+    model and kind. ``head`` is the head with the highest prefix matching on uniform tokens, the same in every row;
+    ``first_token`` is where it rests when nothing matches.
     ``confidence`` is the mean probability of the right token on later copies, ``advantage`` the loss on first copies
     minus that on later ones, and ``order_advantage`` the loss on later blocks whose order is mixed anew minus that on
     copies: how much depends on the order, beyond which tokens there are (a confident copier is also misled by another
@@ -60,11 +63,12 @@ def repeats(
     import pandas as pd
 
     check_repeats(distributions, period=period, repeats=repeats, sequences=sequences, bos=bos, seed=seed,
-                  batch_size=batch_size)  # fmt: skip
+                  batch_size=batch_size, pool=pool)  # fmt: skip
+    pool = check_pool(pool)
     one = isinstance(models, (str, Path)) or hasattr(models, "run_with_hooks")
     rows = []
     for done, model in enumerate([models] if one else models, start=1):
-        rows += _rows(load_model(model), distributions, (period, repeats, sequences), bos, seed, batch_size)
+        rows += _rows(load_model(model), distributions, (period, repeats, sequences), bos, seed, batch_size, pool)
         if on_model is not None:
             on_model(done)
     return pd.DataFrame(rows)
@@ -77,12 +81,13 @@ def check_repeats(distributions: Sequence[str], **settings: Any) -> None:
         InputError: a setting of `repeats` that cannot be used.
     """
     check_choices("distributions", distributions, DISTRIBUTIONS)
+    check_pool(settings.pop("pool", TOKENIZER))
     check_settings(**settings)
 
 
 def _rows(
     model: Model, distributions: Sequence[str], shape: tuple[int, int, int], bos: bool | int, seed: int,
-    batch_size: int | None,
+    batch_size: int | None, pool: str,
 ) -> list[dict[str, Any]]:  # fmt: skip
     start = choose_bos(model, bos)
     room = model.cfg.n_ctx - int(start is not None)
@@ -95,7 +100,7 @@ def _rows(
     targets = {name: TARGETS[name] for name in ("prefix_matching", "first_token")}
     head, rows = None, []
     for kind in dict.fromkeys(("uniform", *distributions)):
-        probe = _probe(model, kind, shape, start, seed)
+        probe = _probe(model, kind, shape, start, seed, pool)
         attended, _ = measure_attention(model, probe, targets, batch_size=batch_size)
         if head is None:
             best = attended["prefix_matching"].value()
@@ -139,7 +144,9 @@ def _means(values: dict[str, Float[np.ndarray, " sequence"]]) -> dict[str, float
     return found
 
 
-def _probe(model: Model, kind: str, shape: tuple[int, int, int], start: int | None, seed: int) -> Probe:
+def _probe(
+    model: Model, kind: str, shape: tuple[int, int, int], start: int | None, seed: int, pool: str = TOKENIZER
+) -> Probe:
     period, count, sequences = shape
     generator = generator_from(seed, f"repeats {kind}")
     if kind in ("text", "shuffled"):
@@ -149,7 +156,7 @@ def _probe(model: Model, kind: str, shape: tuple[int, int, int], start: int | No
         if kind == "shuffled":
             blocks = torch.stack([block[torch.randperm(period, generator=generator)] for block in blocks])
     else:
-        blocks = _random_blocks(model, kind, period, sequences, start, generator)
+        blocks = _random_blocks(make_pool(model, start, pool).ids, kind, period, sequences, generator)
     tokens = blocks.repeat(1, count)
     if start is not None:
         tokens = torch.cat([torch.full((sequences, 1), start), tokens], dim=1)
@@ -157,10 +164,8 @@ def _probe(model: Model, kind: str, shape: tuple[int, int, int], start: int | No
 
 
 def _random_blocks(
-    model: Model, kind: str, period: int, sequences: int, start: int | None, generator: torch.Generator
+    pool: Int[Tensor, " pool"], kind: str, period: int, sequences: int, generator: torch.Generator
 ) -> Int[Tensor, "block pos"]:
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if start is None else ids[ids != start])
     if len(pool) < period:
         raise InputError(
             f"The vocabulary is too small: period is {period}, and {len(pool)} ids may be drawn; "

@@ -8,7 +8,7 @@ from torch import Tensor
 from inductionlens import corpus
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
+from inductionlens.models.vocabulary import choose_bos, encoder
 from inductionlens.probes import (
     GappedProbe,
     Probe,
@@ -16,10 +16,10 @@ from inductionlens.probes import (
     gap_that_fits,
     gapped_tokens,
     repeated_tokens,
-    token_pool,
 )
 from inductionlens.studies.options import LOGIT_SEQUENCES, ScanOptions
-from inductionlens.studies.windows import read_texts
+from inductionlens.studies.pool import TOKENIZER, Pool, make_pool
+from inductionlens.studies.texts import read_texts
 
 #: Windows of natural text for previous_token: 10 of 512 tokens, or of the whole context where that is shorter.
 TEXT_WINDOWS, TEXT_LENGTH = 10, 512
@@ -45,6 +45,8 @@ class ScanProbes:
     """Windows of natural text: previous_token; None where it is measured on the repeated blocks."""
     text_name: str
     """Where the text came from."""
+    pool: Pool
+    """What random tokens were drawn from."""
 
     def sequences(self) -> int:
         """How many sequences there are in all."""
@@ -60,8 +62,8 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
         InputError: no BOS, a context or a vocabulary too small for the probes, or no text to read.
     """
     bos = choose_bos(model, options.bos)
-    ordinary = _without(ordinary_ids(model), bos)
-    pool = token_pool(ordinary)
+    drawn = make_pool(model, bos, options.pool, options.text)
+    pool = drawn.ids
     _check_room(options, model.cfg.n_ctx, int(bos is not None), len(pool))
     common = {"bos": bos, "seed": options.seed}
     mcdougall = options.logit_recipe == "mcdougall"
@@ -77,7 +79,7 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
             pool, period=options.period, repeats=1, sequences=options.sequences, purpose="once", **common
         ),
         logit=repeated_tokens(
-            token_pool(ordinary, 0.0) if mcdougall else pool,
+            make_pool(model, bos, options.pool, options.text, trim=0.0).ids if mcdougall else pool,
             period=options.logit_period, repeats=2, sequences=LOGIT_SEQUENCES * options.sequences, purpose="logit",
             **common,
         ),
@@ -85,17 +87,14 @@ def make_probes(model: Model, options: ScanOptions) -> ScanProbes:
         fresh=fresh,
         text=text,
         text_name=text_name,
+        pool=drawn,
     )  # fmt: skip
 
 
-def fitting_logit_period(model: Model, bos: int | None) -> int:
+def fitting_logit_period(model: Model, bos: int | None, pool: str = TOKENIZER, text: str = "auto") -> int:
     """The longest block of the logit probe, at most the usual 30, that context and vocabulary allow."""
-    pool = token_pool(_without(ordinary_ids(model), bos))
-    return min(ScanOptions.logit_period, (model.cfg.n_ctx - int(bos is not None)) // 2, len(pool))
-
-
-def _without(ids: Int[Tensor, " vocabulary"], bos: int | None) -> Int[Tensor, " ordinary"]:
-    return ids if bos is None else ids[ids != bos]
+    ids = make_pool(model, bos, pool, text).ids
+    return min(ScanOptions.logit_period, (model.cfg.n_ctx - int(bos is not None)) // 2, len(ids))
 
 
 def _check_room(options: ScanOptions, context: int, start: int, ids: int) -> None:

@@ -15,7 +15,7 @@ from inductionlens.models import Model
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.loading import load_model
 from inductionlens.models.origin import origin_of
-from inductionlens.models.vocabulary import ordinary_ids, spelling
+from inductionlens.models.vocabulary import ordinary_ids, spelling, told_apart
 from inductionlens.probes import generator_from
 from inductionlens.scores.circuits import eigenvalue_score
 from inductionlens.trigrams import skip_trigrams_of
@@ -23,6 +23,8 @@ from inductionlens.trigrams import skip_trigrams_of
 if TYPE_CHECKING:
     import pandas
 
+#: Columns that hold tokens.
+WORDS = ("source", "destination", "out")
 #: Source tokens looked at, where the vocabulary is larger.
 SOURCES = 4096
 #: Random heads behind the spread of ov_eigen, and how many deviations above 0 count as copying.
@@ -39,7 +41,8 @@ def skip_trigrams(
 ) -> "pandas.DataFrame":
     """The strongest skip trigrams "source ... destination -> out" of first-layer heads, ``top`` a head.
 
-    Strong is attention times logit, both above average; ``copies`` marks out = source. ``copying_head`` says whether
+    Strong is attention times logit, both above average. Ids stand beside the words, which tell all tokens of the table
+    apart; ``out`` is one of the tokenizer's own. ``copies`` marks out = source. ``copying_head`` says whether
     the head's OV circuit copies as a whole: ``ov_eigen`` more than three standard deviations above what random weights
     of its shape score. ``own_token`` is the share of tokens that it raises most themselves. Elhage et al. 2021, where
     10 of 12 heads of a one-layer model copy. In models of more layers the trigrams are what layer 0 writes directly.
@@ -72,9 +75,7 @@ def skip_trigrams(
             pd.DataFrame(
                 {
                     "model": origin_of(model).name, "name": head.label, "layer": 0, "head": head.index,
-                    "source": [spell(index) for index in found.source[best].tolist()],
-                    "destination": [spell(index) for index in found.destination[best].tolist()],
-                    "out": [spell(index) for index in found.out[best].tolist()],
+                    **{name: getattr(found, name)[best].numpy() for name in WORDS},
                     "copies": found.copies[best].numpy(),
                     "attention": found.attention[best].double().numpy(), "logit": found.logit[best].double().numpy(),
                     "all_copies": float(found.copies.double().mean()), "own_token": float(own[head.index]),
@@ -82,7 +83,13 @@ def skip_trigrams(
                 }
             )
         )  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    words = told_apart({index: spell(index) for name in WORDS for index in table[name].tolist()})
+    place = table.columns.get_loc(WORDS[-1]) + 1
+    for name in WORDS[::-1]:
+        table.insert(place, f"{name}_id", table[name])
+        table[name] = table[name].map(words)
+    return table
 
 
 def check_trigrams(heads: Iterable[Head | str | tuple[int, int]] | None, **settings: Any) -> None:

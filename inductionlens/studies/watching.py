@@ -19,9 +19,10 @@ from inductionlens.models.activations import run_reduced
 from inductionlens.models.checkpoints import Checkpoint, checkpoints, chosen_steps
 from inductionlens.models.loading import check_device
 from inductionlens.models.read_ahead import read_ahead
-from inductionlens.models.vocabulary import choose_bos, ordinary_ids
-from inductionlens.probes import Probe, repeated_tokens, token_pool
+from inductionlens.models.vocabulary import choose_bos
+from inductionlens.probes import Probe, repeated_tokens
 from inductionlens.scores.attention import TARGETS, attention_to
+from inductionlens.studies.pool import make_pool
 
 if TYPE_CHECKING:
     import pandas
@@ -126,8 +127,7 @@ def watch(
 
 def _best(model: Model, probe: Probe) -> Head:
     """The head that matches prefixes best on sequences of this one's shape: not on this one, whose score is shown."""
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if probe.bos is None else ids[ids != probe.bos])
+    pool = make_pool(model, probe.bos).ids
     shape = {"period": probe.period, "repeats": REPEATS, "bos": probe.bos, "seed": probe.seed}
     others = repeated_tokens(pool, sequences=CHOOSING, purpose="watch: which head", **shape)
     samples, _ = measure_attention(model, others, {"prefix_matching": TARGETS["prefix_matching"]})
@@ -152,8 +152,7 @@ def _patterns(model: Model, probe: Probe) -> Float[torch.Tensor, "1 head query k
 
 def _sequence(model: Model, period: int, bos: bool | int, seed: int) -> Probe:
     start = choose_bos(model, bos)
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if start is None else ids[ids != start])
+    pool = make_pool(model, start).ids
     fits = min((model.cfg.n_ctx - int(start is not None)) // REPEATS, len(pool))
     if not 3 <= period <= fits:
         if fits < 3:

@@ -1,21 +1,20 @@
 """Windows of tokens that losses by position are read on."""
 
-import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from jaxtyping import Int
+import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens import corpus
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.hub import offline_if_unreachable
-from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
-from inductionlens.probes import fresh_tokens, repeated_tokens, token_pool
+from inductionlens.models.vocabulary import choose_bos, encoder, text_lengths
+from inductionlens.probes import fresh_tokens, repeated_tokens
 from inductionlens.scores.losses import check_pair
+from inductionlens.studies.pool import TOKENIZER, Pool, make_pool
+from inductionlens.studies.texts import read_texts
 
 #: Tokens of a window, BOS counted, and the pair of the in-context learning score there: Olsson et al. 2022.
 LENGTH, LATE, EARLY = 512, 500, 50
@@ -36,6 +35,49 @@ class Windows:
     """The id at position 0 of every window; None for none."""
     digest: str | None = None
     """A fingerprint of the text (`inductionlens.corpus.digest`); None where there is no text."""
+    lengths: Int[Tensor, " batch"] | None = None
+    """Tokens of each window before its padding; None where no window has any."""
+    pool: Pool | None = None
+    """What random windows were drawn from; None for text."""
+
+    @property
+    def padding(self) -> int:
+        """How many positions are padding."""
+        return 0 if self.lengths is None else int((self.tokens.shape[1] - self.lengths).sum())
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the window that has fewest."""
+        return self.tokens.shape[1] if self.lengths is None else int(self.lengths.min())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the window that has most."""
+        return self.tokens.shape[1] if self.lengths is None else int(self.lengths.max())
+
+
+def given_windows(model: Model, tokens: Int[Tensor, "batch pos"], name: str) -> Windows:
+    """Windows of a caller's own tokens, with padding on the right (`text_lengths`) told apart from text.
+
+    Raises:
+        InputError: padding in front of tokens, or a window with fewer than 3 tokens of text.
+    """
+    lengths = text_lengths(model, tokens)
+    if int(lengths.min()) < 3:
+        row = int(lengths.argmin())
+        raise InputError(
+            f"Every window needs at least 3 tokens before its padding; window {row} has {int(lengths[row])}."
+        )
+    return Windows(tokens, name, None, None, None if bool((lengths == tokens.shape[1]).all()) else lengths)
+
+
+def without_padding(
+    losses: Float[np.ndarray, "batch index"], lengths: Int[Tensor, " batch"] | None
+) -> Float[np.ndarray, "batch index"]:
+    """Losses by position, NaN where the token that is predicted is padding."""
+    if lengths is None:
+        return losses
+    return np.where(np.arange(1, losses.shape[1] + 1) < lengths.numpy()[:, None], losses, np.nan)
 
 
 def make_windows(
@@ -46,13 +88,15 @@ def make_windows(
     length: int | None = None,
     bos: bool | int = True,
     seed: int = 0,
+    pool: str | Path = TOKENIZER,
 ) -> Windows:
     """Cut windows of ``length`` tokens, BOS counted, by default 512 or the whole context where that is shorter.
 
     ``text`` is ``"stdlib"`` (source text of the running Python, offline), a .txt file or a folder of them,
     ``"hub:NAME"`` (a data set of the Hugging Face hub, streamed; ``"hub:NAME:CONFIGURATION"`` where it has several),
     ``"random"`` (for toys: a random block, repeated to fill the window), or ``"auto"``: stdlib where the model has a
-    tokenizer, else random. The same text and seed give the same windows.
+    tokenizer, else random. The same text and seed give the same windows. ``pool`` (see `make_pool`) says which ids
+    random blocks are drawn from.
 
     Raises:
         InputError: a window that does not fit the context, no BOS, no tokenizer, or text that is missing or too short.
@@ -68,7 +112,7 @@ def make_windows(
         raise InputError(f"seed must lie between 0 and 2^63 - 1; got {seed}.")
     first, encode = choose_bos(model, bos), encoder(model)
     if text == "random" or (text == "auto" and encode is None):
-        return _random_windows(model, windows, length, first, seed)
+        return _random_windows(make_pool(model, first, pool, text), windows, length, first, seed)
     if encode is None:
         raise InputError("The model has no tokenizer to read text with; use text='random' (--text random).")
     texts, name = read_texts(text, windows, length)
@@ -81,26 +125,8 @@ def make_windows(
     return Windows(tokens, name, first, corpus.digest(texts))
 
 
-def read_texts(text: str | Path, windows: int, length: int) -> tuple[Sequence[corpus.Text], str]:
-    """The texts of a source (see `make_windows`), enough for so many windows of so many tokens, and what they are.
-
-    Raises:
-        InputError: no such text, or a data set that cannot be had.
-    """
-    if text in ("auto", "stdlib"):
-        return list(corpus.python_stdlib()), f"stdlib of Python {platform.python_version()}"
-    if str(text).startswith("hub:"):
-        # Eight characters a token, so that a row of prose fills a window; four rows a window, for the seed to choose.
-        with offline_if_unreachable():
-            rows = corpus.hub_texts(str(text).removeprefix("hub:"), least=8 * length)
-            return list(islice(rows, 4 * windows)), str(text)
-    return list(corpus.text_file(text)), Path(text).resolve().name
-
-
-def _random_windows(model: Model, windows: int, length: int, bos: int | None, seed: int) -> Windows:
+def _random_windows(pool: Pool, windows: int, length: int, bos: int | None, seed: int) -> Windows:
     """Windows of one random block each, repeated; no id comes twice in a block before the pool has run out."""
-    ids = ordinary_ids(model)
-    pool = token_pool(ids if bos is None else ids[ids != bos])
     start = int(bos is not None)
     block = min(BLOCK, (length - start) // 2)
     if block < 3:
@@ -110,12 +136,12 @@ def _random_windows(model: Model, windows: int, length: int, bos: int | None, se
         )
     repeats = -(-(length - start) // block)
     shape = {"sequences": windows, "seed": seed}
-    if block <= len(pool):
-        tokens = repeated_tokens(pool, period=block, repeats=repeats, bos=bos, purpose="windows", **shape).tokens
+    if block <= len(pool.ids):
+        tokens = repeated_tokens(pool.ids, period=block, repeats=repeats, bos=bos, purpose="windows", **shape).tokens
     else:
-        tokens = fresh_tokens(pool, period=len(pool), length=start + block, bos=bos, **shape)
+        tokens = fresh_tokens(pool.ids, period=len(pool.ids), length=start + block, bos=bos, **shape)
         tokens = tokens[:, [*range(start), *(start + place % block for place in range(repeats * block))]]
-    return Windows(tokens[:, :length], f"random blocks of {block} tokens, each repeated", bos)
+    return Windows(tokens[:, :length], f"random blocks of {block} tokens, each repeated", bos, pool=pool)
 
 
 def pick_pair(length: int, late: int | None = None, early: int | None = None) -> tuple[int, int]:
