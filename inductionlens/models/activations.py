@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.models import Model
-from inductionlens.models.batches import batches  # noqa: F401 (controls and effects take it from here)
 from inductionlens.models.lens import is_bridge
 
 
