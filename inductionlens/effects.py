@@ -120,10 +120,9 @@ def measure_attribution(
     parameters keep their ``grad`` and ``requires_grad``, also under ``torch.inference_mode()``.
 
     Raises:
-        InputError: a value that is not one finite number for each sequence or has no gradient; a model made under
-            ``torch.inference_mode()``; edits that the model's class drops.
+        InputError: a value that is not one finite number for each sequence or has no gradient; edits that the model's
+            class drops.
     """
-    _check_gradients(model)
     check_edits(model, patterns=change.hold_patterns)
     layers = range(model.cfg.n_layers)
     shape = (len(layers), model.cfg.n_heads, len(stimulus.tokens))
@@ -147,14 +146,6 @@ def measure_attribution(
 
     for_batches(stimulus.tokens, work, batch_size)
     return estimates
-
-
-def _check_gradients(model: Model) -> None:
-    if any(weight.is_inference() for weight in model.parameters()):
-        raise InputError(
-            "The model was made under torch.inference_mode(), and no gradients pass through such weights; make it "
-            "under torch.no_grad(), or use method='exact'."
-        )
 
 
 def _gradients(name: str, value: Float[Tensor, " batch"], outputs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -75,7 +75,8 @@ def ablate(
 
     Uses may be nested; where two name one head, the inner one counts. Afterwards, also after an exception, the model
     is what it was, to the bit. Before the first use on a model, one short run checks that its class honours such
-    edits; some drop them without a word.
+    edits; some drop them without a word. The edits hang on the model object: a thread that runs the same object
+    meanwhile runs it ablated too, so give each thread a model of its own.
 
     Raises:
         InputError: an unknown head, no head or all of them, means over nothing, a run of another shape, edits that

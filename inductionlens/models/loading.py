@@ -8,10 +8,12 @@ import torch
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.origin import Origin, origin_of
+from inductionlens.models.torch_settings import in_usual_torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+@in_usual_torch
 def load_model(
     source: "str | Path | Model",
     *,
@@ -24,7 +26,7 @@ def load_model(
 
     ``source`` is a folder (saved by ``save_pretrained`` or by `save_toy`; no network is used), ``"planted"`` or
     ``"planted-KIND"``, a hub name that TransformerLens knows (``"gpt2"``, with a ``revision`` or a training
-    ``checkpoint``), or a HookedTransformer you already have. A model object that is not processed yet is copied, never
+    ``checkpoint``), or a TransformerLens model you have. A model object that is not processed yet is copied, never
     changed. ``device`` is ``"cpu"``, ``"cuda"`` ...; by default CUDA where there is one. ``dtype`` is ``"float32"``
     (default), ``"bfloat16"`` or ``"float16"``: weights are processed in float32 and rounded afterwards, and attention
     is scored from a float32 softmax of the rounded model's scores.
@@ -81,9 +83,11 @@ def _device(device: str | None) -> str:
 
 def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
     from inductionlens.models.checkpoints import STEP
+    from inductionlens.models.other_sources import check_adapter
 
     if folder.is_file():
         raise InputError(f"{named} is a file; give the folder that holds its config.json.")
+    check_adapter(folder)
     path = folder / "config.json"
     try:
         if not path.is_file():
@@ -107,12 +111,10 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 
 def _from_object(model: Model) -> Model:
-    from inductionlens.models.lens import model_class
+    from inductionlens.models.other_sources import check_object
     from inductionlens.models.processing import check_weights, processed
 
-    if not isinstance(model, model_class()):
-        kind = f"{type(model).__module__}.{type(model).__name__}"
-        raise InputError(f"A model is a hub name, a folder or a HookedTransformer; got {kind}.")
+    check_object(model)
     origin: Origin = origin_of(model)
     check_weights(model, origin.name)
     ready = processed(model)

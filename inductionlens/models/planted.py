@@ -11,6 +11,7 @@ from inductionlens.models import Model
 from inductionlens.models.named_weights import named_weights, write_weights
 from inductionlens.models.origin import Origin
 from inductionlens.models.processing import process
+from inductionlens.models.torch_settings import in_usual_torch
 from inductionlens.models.toy import ToyConfig, blank_toy
 
 # Attention scores: a match outweighs the resting place, which outweighs everything else. In float32 a match leaves
@@ -197,6 +198,7 @@ SMEARED: dict[str, tuple[Head, ...]] = {"smeared-induction": (_BELOW,)}
 OWN_KEY = 40.0
 
 
+@in_usual_torch
 def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, logit: float = 10.0) -> Model:
     """A two-layer attention-only model of 3 heads a layer whose heads are known, because we wrote them.
 

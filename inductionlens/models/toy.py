@@ -13,6 +13,7 @@ from inductionlens.models.lens import has_hooked_transformer, lens, quiet
 from inductionlens.models.named_weights import named_weights, portable_weights, write_weights
 from inductionlens.models.origin import Origin
 from inductionlens.models.processing import cast, check_weights, process
+from inductionlens.models.torch_settings import in_usual_torch
 
 FORMAT = "inductionlens-toy"
 #: Beyond these a config is taken for a mistake.
@@ -128,6 +129,7 @@ def _blank_bridge(config: ToyConfig, shape: dict[str, Any]) -> Model:
     return model
 
 
+@in_usual_torch
 def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
     """A trainable toy with random weights, norms not folded; ``seed`` alone decides them.
 
