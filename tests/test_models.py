@@ -15,7 +15,7 @@ from inductionlens.models.activations import logits_at, run_reduced
 from inductionlens.models.lens import has_hooked_transformer, model_class
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.origin import origin_of
-from inductionlens.models.other_sources import check_object
+from inductionlens.models.other_sources import check_class
 from inductionlens.models.processing import is_processed, processing_of
 from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
 
@@ -618,10 +618,10 @@ def test_a_model_of_transformers_in_memory_is_told_the_way(gpt2_folder):
     model = GPT2LMHeadModel.from_pretrained(gpt2_folder)
     kind = "HookedTransformer" if has_hooked_transformer() else "TransformerBridge"
     with refused(rf"a TransformerLens model \({kind}\); got .*GPT2LMHeadModel; save it, save_pretrained\(FOLDER\)"):
-        check_object(model)
+        check_class(model)
     model.peft_config = {"default": "LORA"}
     with refused(r"GPT2LMHeadModel\) has an adapter beside its weights: merge .*merge_and_unload\(\).*save_pretrained"):
-        check_object(model)
+        check_class(model)
 
 
 def test_a_folder_with_an_adapter_alone_is_told_the_way(gpt2_copy):

@@ -111,10 +111,10 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 
 def _from_object(model: Model) -> Model:
-    from inductionlens.models.other_sources import check_object
+    from inductionlens.models.other_sources import check_class
     from inductionlens.models.processing import check_weights, processed
 
-    check_object(model)
+    check_class(model)
     origin: Origin = origin_of(model)
     check_weights(model, origin.name)
     ready = processed(model)

@@ -8,7 +8,7 @@ from inductionlens.models.lens import model_class
 MERGE = "merge it into its model, merge_and_unload(), save that, save_pretrained(FOLDER), and give the folder"
 
 
-def check_object(model: object) -> None:
+def check_class(model: object) -> None:
     """Make sure that an object is a model of the TransformerLens that is installed.
 
     Raises:

@@ -10,6 +10,7 @@ from torch import Tensor
 from inductionlens.effects import Stimulus, Value
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.token_checks import checked_tokens
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.probes import Probe, repeated_tokens, token_pool
 from inductionlens.scores.losses import copy_positions
@@ -26,6 +27,8 @@ def make_stimuli(
         InputError: windows that the model cannot read, or measures that have no name of their own.
     """
     stimuli, notes = [], {}
+    if not isinstance(extra, Mapping) or not all(map(callable, extra.values())):
+        raise InputError("extra must map names to functions of losses and tokens, such as {'first': f}.")
     taken = {"copies", "icl", "text"} & set(extra)
     if taken:
         raise InputError(f"extra measures need names of their own; {sorted(taken)[0]!r} is taken.")
@@ -83,12 +86,8 @@ def _windows(
         made = make_windows(model, options.text, windows=n, length=options.length, bos=options.bos, seed=options.seed)
         tokens, other, name = made.tokens[: options.n_windows], made.tokens[options.n_windows :], made.name
     else:
-        tokens, other, name = windows, windows, f"{len(windows)} windows of yours"
-        if windows.shape[1] > model.cfg.n_ctx or len(windows) < 2:
-            raise InputError(
-                f"windows must be at least 2 sequences of at most {model.cfg.n_ctx} tokens, the model's context; got "
-                f"{len(windows)} of {windows.shape[1]}."
-            )
+        tokens = checked_tokens(model, windows, "windows", sequences=2, length=3)
+        other, name = tokens, f"{len(tokens)} windows of yours"
     late, early = pick_pair(tokens.shape[1], options.late, options.early)
     everything = "text" in options.measures or extra
     scored = torch.arange(tokens.shape[1] - 1) if everything else torch.tensor([early, late])

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from inductionlens.errors import InputError
 from inductionlens.head_scores import HeadScores
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.models import Model
 
 
@@ -26,10 +26,20 @@ def chosen_heads(
                 f"The scan found no {heads} head to {purpose}; name heads, or take all of them ({argument}='all')."
             )
         return found
-    named = heads.split(",") if isinstance(heads, str) else heads
-    chosen = sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
-    for head in chosen:
-        head.check(model.cfg.n_layers, model.cfg.n_heads)
-    if not chosen:
-        raise InputError(f"{argument} must name at least one head, such as '5.1', a kind, or 'all'; got none.")
-    return chosen
+    return [head.check(model.cfg.n_layers, model.cfg.n_heads) for head in parse_heads(heads, argument)]
+
+
+def check_scores(model: Model, scores: object) -> None:
+    """Make sure that ``scores`` can be a scan of this model.
+
+    Raises:
+        InputError: it is no table of a scan, or one of a model of another shape.
+    """
+    if not isinstance(scores, HeadScores):
+        raise InputError(f"scores must be what scan or read_scores gives; got {type(scores).__name__}.")
+    layers, heads = (int(scores.table[name].max()) + 1 if len(scores) else 0 for name in ("layer", "head"))
+    if (layers, heads, len(scores)) != (model.cfg.n_layers, model.cfg.n_heads, model.cfg.n_layers * model.cfg.n_heads):
+        raise InputError(
+            f"scores must be a scan of this model, {model.cfg.n_layers} layers of {model.cfg.n_heads} heads; it has "
+            f"{len(scores)} heads in {layers} layers."
+        )

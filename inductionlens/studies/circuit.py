@@ -27,7 +27,7 @@ from inductionlens.models.origin import origin_of
 from inductionlens.models.vocabulary import choose_bos, ordinary_ids
 from inductionlens.paths import measure_paths
 from inductionlens.probes import Probe, repeated_tokens, token_pool
-from inductionlens.studies.chosen_heads import chosen_heads
+from inductionlens.studies.chosen_heads import check_scores, chosen_heads
 from inductionlens.studies.circuit_tables import head_rows, pair_rows
 from inductionlens.studies.provenance import environment, model_record
 from inductionlens.studies.scan import scan
@@ -113,6 +113,7 @@ def circuit(
         raise InputError(f"distance must lie between 0 and {model.cfg.n_ctx - 2}, inside the context; got {distance}.")
     if scores is None:
         scores = scan(model, seed=seed, bos=bos, period=period, logit_period=min(30, (model.cfg.n_ctx - 1) // 2))
+    check_scores(model, scores)
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:

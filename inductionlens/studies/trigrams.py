@@ -9,7 +9,7 @@ import torch
 
 from inductionlens.composition import own_token_shares
 from inductionlens.errors import InputError
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.models import Model
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.loading import load_model
@@ -52,7 +52,7 @@ def skip_trigrams(
     if not isinstance(top, int) or top < 1:
         raise InputError(f"top must be a whole number of at least 1; got {top!r}.")
     every = [Head(0, index) for index in range(model.cfg.n_heads)]
-    chosen = every if heads is None else sorted({Head.parse(head) for head in heads})
+    chosen = every if heads is None else parse_heads(heads, "heads")
     for head in chosen:
         head.check(model.cfg.n_layers, model.cfg.n_heads)
     ids = ordinary_ids(model)
