@@ -207,8 +207,10 @@ def repeated_tokens(
             targets would meet the previous and the current token), or a pool with fewer than ``period`` ids.
     """
     for name, value in (("period", period), ("repeats", repeats), ("sequences", sequences)):
-        if not _is_number(value, Integral) or value < 1:
-            raise InputError(f"{name} must be at least 1, a whole number; got {value!r}.")
+        if not _is_number(value, Integral):
+            raise InputError(f"{name} must be a whole number; got {value!r}.")
+        if value < 1:
+            raise InputError(f"{name} must be at least 1; got {value}.")
     check_size(sequences, period * repeats)
     if bos is not None and not (_is_number(bos, Integral) and 0 <= bos < MOST_IDS):
         raise InputError(f"bos must be a token id, a whole number from 0 on, or None; got {bos!r}.")

@@ -162,11 +162,9 @@ def _checked_patterns(model: Model, patterns: "CleanRun | Sequence[Tensor]") -> 
     if len(held) != n_layers:
         raise InputError(f"patterns must hold one pattern for each of the model's {n_layers} layers; got {len(held)}.")
     for layer, pattern in enumerate(held):
-        shape = list(pattern.shape) if isinstance(pattern, Tensor) else type(pattern).__name__
+        given = list(pattern.shape) if isinstance(pattern, Tensor) else type(pattern).__name__
         if not isinstance(pattern, Tensor) or pattern.ndim != 4 or pattern.shape[1] != n_heads:
-            raise InputError(
-                f"patterns must be [sequence, {n_heads} heads, query, key]; that of layer {layer} is {shape}."
-            )
+            raise InputError(f"patterns must be [sequence, {n_heads}, query, key]; that of layer {layer} is {given}.")
         if not bool(pattern.isfinite().all()):
             raise InputError(f"patterns must hold finite numbers; that of layer {layer} does not.")
     return held

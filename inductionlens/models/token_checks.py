@@ -22,10 +22,8 @@ def checked_tokens(
             not among the ids of its vocabulary.
     """
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in WHOLE:
-        given = type(tokens).__name__
-        if isinstance(tokens, Tensor):
-            given = f"{list(tokens.shape)} of {str(tokens.dtype).removeprefix('torch.')}"
-        raise InputError(f"{name} must be a tensor of token ids, whole numbers [sequence, pos]; got {given}.")
+        given = f"{list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise InputError(f"{name} must be a tensor of token ids, [sequence, pos]; got {given}.")
     context, vocabulary = model.cfg.n_ctx, model.cfg.d_vocab
     if len(tokens) < sequences or not length <= tokens.shape[1] <= context:
         raise InputError(
@@ -35,5 +33,7 @@ def checked_tokens(
     least, most = int(tokens.min()), int(tokens.max())
     if least < 0 or most >= vocabulary:
         wrong = least if least < 0 else most
-        raise InputError(f"{name} must hold ids of the model's vocabulary, 0 to {vocabulary - 1}; got {wrong}.")
+        raise InputError(
+            f"{name} must hold ids between 0 and {vocabulary - 1}, those of the model's vocabulary; got {wrong}."
+        )
     return tokens.long()
