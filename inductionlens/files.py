@@ -167,6 +167,17 @@ def _decode(path: Path, content: bytes, kind: str) -> "pandas.DataFrame":
         raise InputError(f"{path} is not a readable {kind} table: {str(error).splitlines()[0]}.") from error
 
 
+def checked_path(path: object) -> Path:
+    """What a caller gave as a path.
+
+    Raises:
+        InputError: it is neither text nor a path.
+    """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"path must be a path; got {path!r}.")
+    return Path(path)
+
+
 def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     note = sidecar_of(path)
     try:

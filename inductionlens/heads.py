@@ -64,7 +64,7 @@ def _is_pair(name: object) -> bool:
     return whole and len(name) == 2
 
 
-def parse_heads(heads: Iterable[Head | str | tuple[int, int]] | Head | str, argument: str) -> list[Head]:
+def parse_heads(heads: object, argument: str) -> list[Head]:
     """The heads that a caller names, each once, layer by layer: one, several, or ``"5.1, 6.9"``.
 
     Raises:

@@ -167,7 +167,9 @@ def _checked_ids(ids: object, name: str) -> Int[Tensor, " ids"]:
     """Token ids as int64: whole numbers from 0 on, in one row, each once."""
     rule = f"{name} must hold token ids, different whole numbers from 0 on"
     if not isinstance(ids, Tensor):
-        listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
+        listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else None
+        if listed is None:
+            raise InputError(f"{rule}; got {ids!r}.")
         wrong = [index for index in listed if not (_is_number(index, Integral) and 0 <= index < MOST_IDS)]
         if wrong:
             raise InputError(f"{rule}; got {wrong[0]!r}.")

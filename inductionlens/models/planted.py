@@ -1,5 +1,6 @@
 """Weights written by hand: models whose heads are known exactly."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -212,10 +213,15 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
     repeated token the right logit is ``logit`` above all others, elsewhere all logits are equal. Made in milliseconds.
 
     Raises:
-        InputError: an unknown kind.
+        InputError: an unknown kind, or sizes too small for a circuit.
     """
     if kind not in PLANTED:
         raise InputError(f"There is no planted model {kind!r}; the kinds are {', '.join(PLANTED)}.")
+    for name, value, least in (("d_vocab", d_vocab, 3), ("n_ctx", n_ctx, 3)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    if not isinstance(logit, (int, float)) or isinstance(logit, bool) or not math.isfinite(logit):
+        raise InputError(f"logit must be a finite number; got {logit!r}.")
     space = Space(d_vocab, n_ctx)
     config = ToyConfig(
         n_layers=2,

@@ -135,7 +135,14 @@ def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
 
     Matrices are normal with standard deviation 0.8/sqrt(d_model), TransformerLens's own default, biases 0, norms 1.
     Where keys are smeared alpha is 0, so that each starts as the plain average of two.
+
+    Raises:
+        InputError: no `ToyConfig`, or a seed below 0 or of 2^63 and more.
     """
+    if not isinstance(config, ToyConfig):
+        raise InputError(f"config must be a ToyConfig; got {type(config).__name__}.")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie between 0 and 2^63 - 1; got {seed!r}.")
     generator = torch.Generator().manual_seed(seed)
     model = blank_toy(config)
     drawn = {}

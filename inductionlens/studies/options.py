@@ -57,8 +57,9 @@ class ScanOptions:
             raise InputError(f"bos must be True, False or a token id; got {self.bos!r}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise InputError(f"seed must lie between 0 and 2^63 - 1; got {self.seed}.")
-        if not 0 < self.threshold <= 1:
-            raise InputError(f"threshold must lie above 0 and at most at 1; got {self.threshold}.")
+        number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
+        if not number or not 0 < self.threshold <= 1:
+            raise InputError(f"threshold must lie above 0 and at most at 1; got {self.threshold!r}.")
         choices = (("reduce", REDUCTIONS), ("copying_source", SOURCES), ("logit_recipe", ("default", "mcdougall")))
         for name, known in choices:
             if getattr(self, name) not in known:

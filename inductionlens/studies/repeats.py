@@ -68,9 +68,13 @@ def repeats(
         )
     check_size(sequences, period * repeats)
     one = isinstance(models, (str, Path)) or hasattr(models, "run_with_hooks")
+    if not one and not isinstance(models, Iterable):
+        raise InputError(f"models must be one model or several, as load_model takes them; got {models!r}.")
     rows = []
     for model in [models] if one else models:
         rows += _rows(load_model(model), distributions, (period, repeats, sequences), bos, seed, batch_size)
+    if not rows:
+        raise InputError("models must name at least one model; got none.")
     return pd.DataFrame(rows)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inductionlens.errors import InputError
-from inductionlens.files import encode_table, write_atomically
+from inductionlens.files import checked_path, encode_table, write_atomically
 from inductionlens.models.toy import ToyConfig, new_toy, save_toy
 from inductionlens.models.training import Trainer
 from inductionlens.studies.settings import settled
@@ -122,7 +122,7 @@ def train_toy(
         InputError: an unusable setting, or a folder that holds another run or other things.
     """
     options = settled("train_toy", TrainOptions, options, settings)
-    folder = Path(folder)
+    folder = checked_path(folder)
     batches = training_batches(
         options.data, batch_size=options.batch_size, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )
