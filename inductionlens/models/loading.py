@@ -82,7 +82,7 @@ def _device(device: str | None) -> str:
 
 
 def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
-    from inductionlens.models.checkpoints import STEP
+    from inductionlens.models.checkpoint_names import STEP
     from inductionlens.models.other_sources import check_adapter
 
     if folder.is_file():
