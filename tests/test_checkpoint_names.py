@@ -50,6 +50,7 @@ def test_a_stage_that_counts_from_the_start_is_counted_on():
 def test_the_weights_that_a_stage_starts_from_have_a_step_of_their_own():
     names = ["stage1-step10", "stage2-step0", "stage2-step5"]
     assert by_step(names, "a/b", "") == {10: "stage1-step10", 11: "stage2-step0", 16: "stage2-step5"}
+    assert by_step(["stage1-step0", "stage2-step0"], "a/b", "") == {0: "stage1-step0", 1: "stage2-step0"}
 
 
 def test_a_stage_that_counts_on_by_itself_is_left_as_it_is():
@@ -78,9 +79,7 @@ def test_no_two_checkpoints_share_a_step(names, sentence):
 def test_ingredients_in_a_folder_are_told_apart(tmp_path):
     for name in ("stage2-ingredient1-step5", "stage2-ingredient2-step5"):
         (tmp_path / name).mkdir()
-    with pytest.raises(
-        InputError, match=r"stage2-ingredient1, stage2-ingredient2\); put each into a folder of its own"
-    ):
+    with pytest.raises(InputError, match=r"ingredient1, stage2-ingredient2\); put each into a folder of its own"):
         checkpoints(tmp_path)
 
 

@@ -59,8 +59,7 @@ def by_step(names: Iterable[str], place: str, way_out: str) -> dict[int, str]:
     series: dict[int, str] = {}
     for stage in sorted(stages):
         steps, last = stages[stage], max(series, default=-1)
-        before = 0 if min(steps) > last else last
-        if before and 0 in steps:
-            before += 1  # the weights that this stage starts from, written down again
+        # A step 0 holds the weights that the stage starts from, written down again.
+        before = 0 if min(steps) > last else last + (0 in steps)
         series |= {before + step: steps[step] for step in sorted(steps)}
     return series
