@@ -1,4 +1,4 @@
-"""Models that are not scored as they come, and what to do with them."""
+"""Models that are not scored as they come."""
 
 from pathlib import Path
 
