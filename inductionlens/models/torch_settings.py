@@ -1,4 +1,4 @@
-"""Settings of torch that hold for a whole process, where models are made."""
+"""Settings of torch under which models are made."""
 
 import functools
 from collections.abc import Callable
