@@ -26,8 +26,8 @@ def token_cases(name: str, call: Callable[[Any], Any], length: int = 1) -> list[
     good = torch.ones(4, 12, dtype=torch.long)
     shape, ids, size = "tensor of token ids, [sequence, pos]", "ids between 0 and 39", "the model's context; got"
     values = {
-        "negative": (-good, ids + ", the model's vocabulary; got -1"),
-        "out of the vocabulary": (good * 40, ids + ", the model's vocabulary; got 40"),
+        "negative": (-good, ids + ", those of the model's vocabulary; got -1"),
+        "out of the vocabulary": (good * 40, ids + ", those of the model's vocabulary; got 40"),
         "floats": (good.float(), f"{shape}; got [4, 12] of torch.float32"),
         "truths": (good.bool(), f"{shape}; got [4, 12] of torch.bool"),
         "no sequences": (good[:0], f"{size} 0 of 12"),
@@ -41,10 +41,7 @@ def token_cases(name: str, call: Callable[[Any], Any], length: int = 1) -> list[
     }
     if length > 2:
         values["two tokens"] = (good[:, :2], f"{size} 4 of 2")
-    return [
-        (f"{name}, {kind}", lambda value=value: call(value), f"{name.rsplit(' ', 1)[-1]} must hold|{words}")
-        for kind, (value, words) in values.items()
-    ]
+    return [(f"{name}, {kind}", lambda value=value: call(value), words) for kind, (value, words) in values.items()]
 
 
 def head_cases(name: str, call: Callable[[Any], Any]) -> list[Case]:
