@@ -13,7 +13,8 @@ from inductionlens.errors import InputError
 from inductionlens.heads import Head
 from inductionlens.models import Model
 from inductionlens.models.ablation import check_edits
-from inductionlens.models.activations import Attention, batches, logits_at
+from inductionlens.models.activations import Attention, logits_at
+from inductionlens.models.batches import for_batches
 from inductionlens.models.replay import Recorded, record, resume, run_with_gradient, stacks
 from inductionlens.scores import losses as loss_scores
 
@@ -87,27 +88,27 @@ def measure_effects(
     names = list(stimulus.values)
     clean = {name: np.full(len(stimulus.tokens), np.nan) for name in names}
     ablated = {name: np.full((len(groups), len(stimulus.tokens)), np.nan) for name in names}
-    for batch in batches(stimulus.tokens, batch_size):
-        with batch:
-            rows, part = batch.rows, batch.part
-            most = max(1, STACK_TOKENS // rows.shape[1])
-            cuts = list(stacks(starts, len(rows), most))
-            keys = [f"{stimulus.name} {part.start}:{part.stop} {cut.start}:{cut.stop}" for cut in cuts]
-            clean_key = f"{stimulus.name} {part.start}:{part.stop} clean"
-            run = None if {clean_key, *keys} <= kept.keys() else clean_record(model, rows, change)
-            if clean_key not in kept:
-                kept[clean_key] = values_of(model, stimulus, rows, run[0].final)
-                on_part(clean_key, kept[clean_key])
+
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        cuts = list(stacks(starts, len(rows), max(1, STACK_TOKENS // rows.shape[1])))
+        keys = [f"{stimulus.name} {part.start}:{part.stop} {cut.start}:{cut.stop}" for cut in cuts]
+        clean_key = f"{stimulus.name} {part.start}:{part.stop} clean"
+        run = None if {clean_key, *keys} <= kept.keys() else clean_record(model, rows, change)
+        if clean_key not in kept:
+            kept[clean_key] = values_of(model, stimulus, rows, run[0].final)
+            on_part(clean_key, kept[clean_key])
+        for name in names:
+            clean[name][part] = kept[clean_key][name][0]
+        for cut, key in zip(cuts, keys, strict=True):
+            members = [groups[index] for index in order[cut]]
+            if key not in kept:
+                final = _ablated_final(run, starts[cut.start], members, change)
+                kept[key] = values_of(model, stimulus, rows, final)
+                on_part(key, kept[key])
             for name in names:
-                clean[name][part] = kept[clean_key][name][0]
-            for cut, key in zip(cuts, keys, strict=True):
-                members = [groups[index] for index in order[cut]]
-                if key not in kept:
-                    final = _ablated_final(run, starts[cut.start], members, change)
-                    kept[key] = values_of(model, stimulus, rows, final)
-                    on_part(key, kept[key])
-                for name in names:
-                    ablated[name][order[cut], part] = kept[key][name]
+                ablated[name][order[cut], part] = kept[key][name]
+
+    for_batches(stimulus.tokens, work, batch_size)
     return Effects(clean, ablated)
 
 
@@ -117,37 +118,52 @@ def measure_attribution(
     """A first-order estimate of removing each head alone, from one forward and one backward pass over all heads.
 
     The change of each value, for every sequence: the sum over positions of (replacement - z) times the gradient of
-    the value by z. Exact where the model is linear in z; far off where a head's absence changes much.
+    the value by z. Exact where the model is linear in z; far off where a head's absence changes much. The model's
+    parameters keep their ``grad`` and ``requires_grad``, also under ``torch.inference_mode()``.
+
+    Raises:
+        InputError: a value that is not one finite number for each sequence or has no gradient; edits that the model's
+            class drops.
     """
     check_edits(model, patterns=change.hold_patterns)
-    shape = (model.cfg.n_layers, model.cfg.n_heads, len(stimulus.tokens))
-    found = {name: np.full(shape, np.nan) for name in stimulus.values}
-    for batch in batches(stimulus.tokens, batch_size):
-        with batch, torch.enable_grad():
-            outputs: dict[int, Tensor] = {}
+    layers = range(model.cfg.n_layers)
+    shape = (len(layers), model.cfg.n_heads, len(stimulus.tokens))
+    estimates = {name: np.full(shape, np.nan) for name in stimulus.values}
 
-            hooks = [(f"blocks.{layer}.attn.hook_z", _with_gradient(layer, outputs)) for layer in range(shape[0])]
-            if change.hold_patterns:
-                hooks += held_patterns(clean_record(model, batch.rows, change)[1], 0, 1)
-            final = run_with_gradient(model, batch.rows, hooks)
-            values = _read(stimulus, batch.rows, _losses(model, final, batch.rows, stimulus.scored))
-            for index, (name, value) in enumerate(values.items()):
-                for z in outputs.values():
-                    z.grad = None
-                value.sum().backward(retain_graph=index + 1 < len(values))
-                for layer, z in outputs.items():
-                    new = 0.0 if change.output == "zero" else change.output[layer].to(z)
-                    found[name][layer, :, batch.part] = ((new - z.detach()) * z.grad).sum((1, 3)).double().cpu().T
-    return found
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def work(rows: Int[Tensor, "batch pos"], part: slice) -> None:
+        rows = rows.clone()  # tokens made in inference mode cannot be kept for a backward pass
+        outputs: dict[int, Tensor] = {}
+        hooks = [(f"blocks.{layer}.attn.hook_z", _shown(layer, outputs)) for layer in layers]
+        if change.hold_patterns:
+            hooks += held_patterns(clean_record(model, rows, change)[1], 0, 1)
+        final = run_with_gradient(model, rows, hooks)
+        for name, value in _read(stimulus, rows, _losses(model, final, rows, stimulus.scored.clone())).items():
+            # Unlike backward(), this leaves the ``grad`` of the caller's parameters alone.
+            for layer, grad in zip(layers, _gradients(name, value, [outputs[layer] for layer in layers]), strict=True):
+                z = outputs[layer].detach()
+                new = 0.0 if change.output == "zero" else change.output[layer].to(z)
+                estimates[name][layer, :, part] = ((new - z) * grad).sum((1, 3)).double().cpu().T
+
+    for_batches(stimulus.tokens, work, batch_size)
+    return estimates
 
 
-def _with_gradient(layer: int, outputs: dict[int, Tensor]) -> Callable[..., Tensor]:
+def _gradients(name: str, value: Float[Tensor, " batch"], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    if not value.requires_grad:
+        raise InputError(
+            f"The measure {name!r} has no gradient by the losses; compute it from them in torch, without detach(), or "
+            "use method='exact'."
+        )
+    return torch.autograd.grad(value.sum(), outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _shown(layer: int, outputs: dict[int, Tensor]) -> Callable[..., Tensor]:
     def hook(z: Tensor, hook: object) -> Tensor:
         # Handed back as an edit: a TransformerBridge shows a reshaped copy that is not on the way to the loss itself.
-        z = z.clone()
-        z.retain_grad()
-        outputs[layer] = z
-        return z
+        outputs[layer] = z.clone()
+        return outputs[layer]
 
     return hook
 
@@ -218,14 +234,19 @@ def _losses(model: Model, final: Tensor, rows: Tensor, scored: Tensor) -> Float[
 
 
 def _read(stimulus: Stimulus, rows: Tensor, losses: Tensor) -> dict[str, Tensor]:
-    found = {}
-    for name, value in stimulus.values.items():
-        got = value(losses, rows)
-        if not isinstance(got, Tensor) or got.shape != (len(rows),):
-            given = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
-            raise InputError(
-                f"The measure {name!r} must give one number for each of the {len(rows)} sequences, a tensor of shape "
-                f"({len(rows)},); got {given}."
-            )
-        found[name] = got
-    return found
+    values = {name: value(losses, rows) for name, value in stimulus.values.items()}
+    for name, numbers in values.items():
+        _check_measure(name, numbers, len(rows))
+    return values
+
+
+def _check_measure(name: str, numbers: object, sequences: int) -> None:
+    if not isinstance(numbers, Tensor) or numbers.shape != (sequences,) or numbers.is_complex():
+        given = tuple(numbers.shape) if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise InputError(
+            f"The measure {name!r} must give one number for each of the {sequences} sequences, a tensor of shape "
+            f"({sequences},); got {given}."
+        )
+    if not bool(numbers.isfinite().all()):
+        wrong = float(numbers[~numbers.isfinite()][0])
+        raise InputError(f"The measure {name!r} must give finite numbers; it gave {wrong} for some sequence.")

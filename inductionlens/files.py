@@ -203,6 +203,17 @@ def _called(value: Any) -> str:
     return f"{value!r:.30}"
 
 
+def checked_path(path: object) -> Path:
+    """What a caller gave as a path.
+
+    Raises:
+        InputError: it is neither text nor a path.
+    """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"path must be a path; got {path!r}.")
+    return Path(path)
+
+
 def _read_record(path: Path, content: bytes) -> dict[str, Any]:
     note = sidecar_of(path)
     try:

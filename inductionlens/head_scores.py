@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from inductionlens.detection import KINDS
 from inductionlens.errors import InputError
-from inductionlens.files import write_table
+from inductionlens.files import checked_path, write_table
 from inductionlens.head_files import read_table
 from inductionlens.heads import Head
 
@@ -104,7 +104,7 @@ class HeadScores:
         Raises:
             InputError: the suffix is unknown or the place cannot be written.
         """
-        write_table(Path(path), self.table, self.provenance, format)
+        write_table(checked_path(path), self.table, self.provenance, format)
 
     def to_csv(self, path: str | Path) -> None:
         """`save` as CSV."""
@@ -131,4 +131,4 @@ def read_scores(path: str | Path, format: str | None = None, *, columns: Mapping
     Raises:
         InputError: the file is missing, unreadable, cut off, or not a head table; a column that it has not.
     """
-    return HeadScores(*read_table(Path(path), format, columns))
+    return HeadScores(*read_table(checked_path(path), format, columns))

@@ -1,6 +1,8 @@
 """How an attention head is named."""
 
 import re
+from collections.abc import Iterable
+from numbers import Integral
 from typing import NamedTuple, Union
 
 from inductionlens.errors import InputError
@@ -35,8 +37,8 @@ class Head(NamedTuple):
         Raises:
             InputError: the name is none of these.
         """
-        if isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, int) and part >= 0 for part in name):
-            return cls(*name)
+        if _is_pair(name) and min(name) >= 0:
+            return cls(*map(int, name))
         match = _SPELLINGS.fullmatch(name.strip()) if isinstance(name, str) else None
         if match is None:
             raise InputError(f"A head is named like 5.1, L5H1 or (5, 1), layer first; got {name!r}.")
@@ -54,3 +56,27 @@ class Head(NamedTuple):
         if self.layer < n_layers and self.index < n_heads:
             return self
         raise InputError(f"There is no head {self}: the model has {n_layers} layers of {n_heads} heads.")
+
+
+def _is_pair(name: object) -> bool:
+    """Whether it is a pair of whole numbers, numpy's too; truths are none, though Python counts with them."""
+    whole = isinstance(name, tuple) and all(isinstance(part, Integral) and not isinstance(part, bool) for part in name)
+    return whole and len(name) == 2
+
+
+def parse_heads(heads: object, argument: str) -> list[Head]:
+    """The heads that a caller names, each once, layer by layer: one, several, or ``"5.1, 6.9"``.
+
+    Raises:
+        InputError: they are no heads, or there is none; in terms of ``argument``.
+    """
+    if isinstance(heads, str):
+        heads = heads.split(",")
+    elif _is_pair(heads):
+        heads = [heads]
+    if not isinstance(heads, Iterable):
+        raise InputError(f"{argument} must name heads, such as ['5.1', 'L6H9', (7, 10)]; got {heads!r}.")
+    chosen = sorted({Head.parse(head) for head in heads})
+    if not chosen:
+        raise InputError(f"{argument} must name at least one head, such as '5.1'; got none.")
+    return chosen

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Int
@@ -144,16 +145,40 @@ def token_pool(ordinary: Int[Tensor, " vocabulary"] | Iterable[int], trim: float
 
     ``ordinary`` are the tokenizer's own ids without special tokens, never the padded ``d_vocab``. GPT-2 has 50,256, of
     which 46,236 stay.
+
+    Raises:
+        InputError: ids that are no whole numbers from 0 on, in one row, each once; or a trim that leaves none.
     """
-    if not isinstance(ordinary, Tensor):
-        ids = list(ordinary)
-        ordinary = torch.tensor([index if 0 <= index < MOST_IDS else -1 for index in ids], dtype=torch.long)
-    if len(ordinary) and not 0 <= int(ordinary.min()) <= int(ordinary.max()) < MOST_IDS:
-        raise InputError("ordinary must hold token ids, whole numbers from 0 on; some are negative or far too large.")
-    if not 0 <= trim < 0.5:
-        raise InputError(f"trim must be at least 0 and below 0.5, the share of ids left out at each end; got {trim}.")
+    ordinary = _checked_ids(ordinary, "ordinary")
+    if not _is_number(trim, Real) or not 0 <= trim < 0.5:
+        raise InputError(f"trim must be at least 0 and below 0.5, the share of ids left out at each end; got {trim!r}.")
     drop = int(trim * len(ordinary))
     return ordinary.sort().values[drop : len(ordinary) - drop]
+
+
+def _checked_ids(ids: object, name: str) -> Int[Tensor, " ids"]:
+    """Token ids as int64: whole numbers from 0 on, in one row, each once."""
+    rule = f"{name} must hold token ids, different whole numbers from 0 on"
+    if not isinstance(ids, Tensor):
+        listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else None
+        if listed is None:
+            raise InputError(f"{rule}; got {ids!r}.")
+        wrong = [index for index in listed if not (_is_number(index, Integral) and 0 <= index < MOST_IDS)]
+        if wrong:
+            raise InputError(f"{rule}; got {wrong[0]!r}.")
+        ids = torch.tensor(listed, dtype=torch.long)
+    if ids.ndim != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputError(f"{rule}, [id]; got {list(ids.shape)} of {str(ids.dtype).removeprefix('torch.')}.")
+    ids = ids.long().cpu()
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < MOST_IDS:
+        raise InputError(f"{rule}; some are negative or far too large.")
+    if len(ids.unique()) < len(ids):
+        raise InputError(f"{rule}; some are there more than once.")
+    return ids
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def repeated_tokens(
@@ -177,11 +202,16 @@ def repeated_tokens(
             targets would meet the previous and the current token), or a pool with fewer than ``period`` ids.
     """
     for name, value in (("period", period), ("repeats", repeats), ("sequences", sequences)):
+        if not _is_number(value, Integral):
+            raise InputError(f"{name} must be a whole number; got {value!r}.")
         if value < 1:
             raise InputError(f"{name} must be at least 1; got {value}.")
     check_size(sequences, period * repeats)
-    if bos is not None and not 0 <= bos < MOST_IDS:
-        raise InputError(f"bos must be a token id, a whole number from 0 on; got {bos}.")
+    if bos is not None and not (_is_number(bos, Integral) and 0 <= bos < MOST_IDS):
+        raise InputError(f"bos must be a token id, a whole number from 0 on, or None; got {bos!r}.")
+    if not _is_number(seed, Integral) or not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number between 0 and 2^63 - 1; got {seed!r}.")
+    pool = _checked_ids(pool, "pool")
     if repeats > 1 and period < 3:
         raise InputError(
             f"period must be at least 3, or the token after the earlier copy is the previous or the current one; "

@@ -232,7 +232,8 @@ def test_effects_equal_one_full_run_per_group(toy, tokens, held, output, batch_s
     clean = clean_run(model, tokens)
     assert np.allclose(found.clean["mean"], losses_of(model, tokens)[:, given.scored].mean(1), atol=1e-5)
     for index, group in enumerate(GROUPS):
-        with ablate(model, group, output, mean_over=given.mean_over, patterns=clean if held else None):
+        over = given.mean_over if output == "mean" else None
+        with ablate(model, group, output, mean_over=over, patterns=clean if held else None):
             expected = losses_of(model, tokens)[:, given.scored]
         assert np.allclose(found.ablated["mean"][index], expected.mean(1), atol=1e-5)
         assert np.allclose(found.ablated["last"][index], expected[:, -1], atol=1e-5)

@@ -563,7 +563,7 @@ def test_bad_settings_are_refused(planted):
     ):
         with refused(said):
             il.ablation_study(planted, **{"scores": scores, **SMALL, **settings})
-    with refused("windows must be at least 2 sequences of at most 192 tokens"):
+    with refused("windows must hold at least 2 sequences of 3 to 192 tokens"):
         il.ablation_study(planted, torch.ones(3, 200, dtype=torch.long), **SMALL)
     with refused("The measure 'mine' must give one number for each of the"):
         il.ablation_study(planted, extra={"mine": lambda losses, tokens: losses}, **SMALL)

@@ -1,4 +1,4 @@
-"""Probes in batches: every row once, in halves where memory is short, and no way to loop forever."""
+"""Probes in batches: every row once, and in halves where memory is short."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 import inductionlens as il
 from inductionlens import InputError
-from inductionlens.models.batches import batches, for_batches
+from inductionlens.models.batches import for_batches
 
 TOKENS = torch.arange(40).view(10, 4)
 
@@ -56,13 +56,6 @@ def test_one_row_that_does_not_fit_and_other_errors_are_raised():
         for_batches(TOKENS, too_large)
     with pytest.raises(RuntimeError, match="something else"):
         for_batches(TOKENS, broken)
-
-
-def test_a_batch_that_is_not_entered_is_an_error_and_no_endless_loop():
-    taken = batches(TOKENS, 4)
-    next(taken)
-    with pytest.raises(RuntimeError, match=r"inside `with batch:`, or call for_batches"):
-        next(taken)
 
 
 def test_orders_are_those_of_each_row_however_the_rows_are_cut():

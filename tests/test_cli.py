@@ -185,7 +185,7 @@ BAD = [
     ("scan ~nosuchuser/m", "cannot be looked at"),
     ("scan " + "m" * 300, "cannot be looked at"),
     ("scan planted --samples here.txt", "The suffix of here.txt must be one of .csv, .parquet, .json"),
-    ("scan planted --seqences 3", "No such option: --seqences"),
+    ("scan planted --seqences 3", "--seqences"),
     ("scan planted --sequences many", "Invalid value for '--sequences'"),
     ("scan", "Missing argument"),
     ("frobnicate", "No such command 'frobnicate'"),

@@ -16,6 +16,7 @@ from inductionlens.models.activations import logits_at, run_reduced
 from inductionlens.models.lens import has_hooked_transformer, model_class
 from inductionlens.models.named_weights import named_weights
 from inductionlens.models.origin import origin_of
+from inductionlens.models.other_sources import check_class
 from inductionlens.models.processing import processing_of, unprocessed
 from inductionlens.models.vocabulary import choose_bos, encoder, ordinary_ids
 
@@ -653,12 +654,36 @@ def test_a_folder_of_temporary_files_named_after_a_family_does_no_harm(gpt2_fold
 
 def test_other_objects_devices_and_types_are_refused():
     stranger = SimpleNamespace(cfg=None, run_with_hooks=print, parameters=print)
-    with refused(r"A model is a hub name, a folder or a TransformerLens model; got types.SimpleNamespace"):
+    with refused(r"A model is a hub name, a folder or a TransformerLens model \(.*\); got types.SimpleNamespace"):
         il.load_model(stranger)
     with refused("The device 'gpu9' cannot be used here"):
         il.load_model("planted", device="gpu9")
     with refused("dtype must be one of float32, bfloat16, float16; got 'int8'"):
         il.load_model("planted", dtype="int8")
+
+
+def test_a_model_of_transformers_in_memory_is_told_the_way(gpt2_folder):
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(gpt2_folder)
+    kind = "HookedTransformer" if has_hooked_transformer() else "TransformerBridge"
+    with refused(rf"a TransformerLens model \({kind}\); got .*GPT2LMHeadModel; save it, save_pretrained\(FOLDER\)"):
+        check_class(model)
+    model.peft_config = {"default": "LORA"}
+    with refused(r"GPT2LMHeadModel\) has an adapter beside its weights: merge .*merge_and_unload\(\).*save_pretrained"):
+        check_class(model)
+
+
+def test_a_folder_with_an_adapter_alone_is_told_the_way(gpt2_copy):
+    (gpt2_copy / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (gpt2_copy / "adapter_model.safetensors").write_bytes(b"")
+    il.load_model(gpt2_copy)  # merged: the adapter's files lie beside the whole model
+    (gpt2_copy / "model.safetensors").unlink()
+    for present in (True, False):
+        if not present:
+            (gpt2_copy / "config.json").unlink()
+        with refused(r"holds an adapter, no model: merge .*merge_and_unload\(\).*save_pretrained\(FOLDER\)"):
+            il.load_model(gpt2_copy)
 
 
 @pytest.mark.download

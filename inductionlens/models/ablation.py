@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.errors import InputError
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.models import Model
 from inductionlens.models.activations import (
     Attention,
@@ -19,6 +19,8 @@ from inductionlens.models.activations import (
     check_all_layers_attend,
     run_reduced,
 )
+from inductionlens.models.other_sources import check_class
+from inductionlens.models.token_checks import checked_tokens
 
 OUTPUTS = ("zero", "mean")
 Hook = Callable[..., Tensor]
@@ -44,8 +46,13 @@ def clean_run(model: Model, tokens: Int[Tensor, "batch pos"]) -> CleanRun:
     """Run a model once and keep what `ablate` can hold or put in place: every pattern and head output.
 
     Memory: layers x batch x heads x pos x pos for the patterns. The model may be processed or not; it is not changed.
+
+    Raises:
+        InputError: no TransformerLens model, or tokens that it cannot read.
     """
+    check_class(model)
     check_all_layers_attend(model, "a clean run")
+    tokens = checked_tokens(model, tokens, "tokens")
     patterns: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -82,12 +89,14 @@ def ablate(
 
     Uses may be nested; where two name one head, the inner one counts. Afterwards, also after an exception, the model
     is what it was, to the bit. Before the first use on a model, one short run checks that its class honours such
-    edits; some drop them without a word.
+    edits; some drop them without a word. The edits hang on the model object: a thread that runs the same object
+    meanwhile runs it ablated too, so give each thread a model of its own.
 
     Raises:
         InputError: an unknown head, no head or all of them, means over nothing, a run of another shape, edits that
             the model's class drops, or a ``with`` in which no ablated head ran.
     """
+    check_class(model)
     chosen = _checked_heads(model, heads)
     values = _replacements(model, chosen, output, mean_over, patterns)
     held = None if patterns is None else _checked_patterns(model, patterns)
@@ -107,17 +116,12 @@ def ablate(
 
 
 def _checked_heads(model: Model, heads: Iterable[Head | str | tuple[int, int]]) -> list[Head]:
-    if isinstance(heads, (str, Head)):
-        heads = [heads]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    chosen = sorted({Head.parse(head) for head in heads})
+    chosen = [head.check(n_layers, n_heads) for head in parse_heads(heads, "heads")]
     attending = attention_layers(model)
     for head in chosen:
-        head.check(n_layers, n_heads)
         if head.layer not in attending:
             raise InputError(f"There is no head {head}: layer {head.layer} of the model has no attention heads.")
-    if not chosen:
-        raise InputError("heads must name at least one head to ablate, such as '5.1'; got none.")
     if len(chosen) == n_layers * n_heads:
         raise InputError(
             f"All {len(chosen)} heads of the model are to be ablated, which leaves nothing that could depend on them; "
@@ -131,26 +135,49 @@ def _replacements(
 ) -> dict[int, Tensor | float]:
     """What goes into z, by layer: 0, means [head, d_head], or another run's outputs [batch, pos, head, d_head]."""
     layers = {head.layer for head in heads}
+    if mean_over is not None and (not isinstance(output, str) or output != "mean"):
+        raise InputError("mean_over says what means are over; give it with output='mean' alone.")
     if isinstance(output, CleanRun):
-        if len(output.outputs) != model.cfg.n_layers:
-            raise InputError(f"output is a run of {len(output.outputs)} layers, the model has {model.cfg.n_layers}.")
+        _check_run(model, output, "output")
         return {layer: output.outputs[layer] for layer in layers}
-    if output not in OUTPUTS:
+    if not isinstance(output, str) or output not in OUTPUTS:
         raise InputError(f"output must be one of {', '.join(OUTPUTS)}, or a clean_run of other tokens; got {output!r}.")
     if output == "zero":
         return dict.fromkeys(layers, 0.0)
     if mean_over is None and not isinstance(patterns, CleanRun):
         raise InputError("output='mean' needs to know what the mean is over: give tokens as mean_over.")
-    means = patterns.means() if mean_over is None else clean_run(model, mean_over).means()
+    if mean_over is None:
+        _check_run(model, patterns, "patterns")
+        means = patterns.means()
+    else:
+        means = clean_run(model, checked_tokens(model, mean_over, "mean_over")).means()
     return {layer: means[layer] for layer in layers}
+
+
+def _check_run(model: Model, run: CleanRun, name: str) -> None:
+    """Refuse a run of a model of another shape."""
+    cfg = model.cfg
+    layers, (heads, width) = len(run.outputs), run.outputs[0].shape[2:]
+    if (layers, heads, width) != (cfg.n_layers, cfg.n_heads, cfg.d_head):
+        raise InputError(
+            f"{name} is a run of {layers} layers of {heads} heads {width} wide, and the model has {cfg.n_layers} of "
+            f"{cfg.n_heads}, {cfg.d_head} wide."
+        )
 
 
 def _checked_patterns(model: Model, patterns: "CleanRun | Sequence[Tensor]") -> "Sequence[Tensor]":
     held = patterns.patterns if isinstance(patterns, CleanRun) else patterns
-    if len(held) != model.cfg.n_layers:
-        raise InputError(
-            f"patterns must hold one pattern for each of the model's {model.cfg.n_layers} layers; got {len(held)}."
-        )
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if not isinstance(held, (Sequence, Tensor)) or isinstance(held, str):
+        raise InputError(f"patterns must be a clean_run, or a tensor for each layer; got {type(held).__name__}.")
+    if len(held) != n_layers:
+        raise InputError(f"patterns must hold one pattern for each of the model's {n_layers} layers; got {len(held)}.")
+    for layer, pattern in enumerate(held):
+        given = list(pattern.shape) if isinstance(pattern, Tensor) else type(pattern).__name__
+        if not isinstance(pattern, Tensor) or pattern.ndim != 4 or pattern.shape[1] != n_heads:
+            raise InputError(f"patterns must be [sequence, {n_heads}, query, key]; that of layer {layer} is {given}.")
+        if not bool(pattern.isfinite().all()):
+            raise InputError(f"patterns must hold finite numbers; that of layer {layer} does not.")
     return held
 
 

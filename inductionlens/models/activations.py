@@ -11,7 +11,6 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.batches import batches  # noqa: F401 (controls and effects take it from here)
 from inductionlens.models.lens import is_bridge
 
 

@@ -1,6 +1,6 @@
 """A probe in batches that fit into memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int
@@ -26,54 +26,27 @@ def for_batches(
     Raises:
         InputError: one row alone does not fit into memory.
     """
-    for batch in batches(tokens, batch_size):
-        with batch:
-            work(batch.rows, batch.part)
-            if progress is not None:
-                progress(len(batch.rows))
-
-
-class Batch:
-    """Some rows of a probe, worked on inside a ``with``: running out of memory there asks for smaller batches."""
-
-    def __init__(self, tokens: Int[Tensor, "probe pos"], part: slice) -> None:
-        self.rows: Int[Tensor, "batch pos"] = tokens[part]
-        self.part = part
-        """Which rows of the probe these are."""
-        self.entered = self.fitted = False
-
-    def __enter__(self) -> "Batch":
-        self.entered = True
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.fitted = error is None
-        if error is None or not _out_of_memory(error):
-            return False
-        if len(self.rows) == 1:
-            raise InputError(
-                f"One sequence of {self.rows.shape[1]} tokens does not fit into memory; use shorter ones (a smaller "
-                "period), half precision (dtype='bfloat16', --dtype bfloat16), or another device."
-            ) from error
-        return True
-
-
-def batches(tokens: Int[Tensor, "probe pos"], batch_size: int | None = None) -> Iterator[Batch]:
-    """The batches of `for_batches`, each to be worked on inside ``with batch:``; prefer `for_batches`.
-
-    Raises:
-        RuntimeError: the next batch was asked for and the one before was never worked on.
-    """
     size, start = batch_size or max(1, 2048 // tokens.shape[1]), 0
     while start < len(tokens):
-        batch = Batch(tokens, slice(start, min(start + size, len(tokens))))
-        yield batch
-        if not batch.entered:
-            raise RuntimeError("Work on each batch inside `with batch:`, or call for_batches.")
-        if batch.fitted:
-            start = batch.part.stop
+        part = slice(start, min(start + size, len(tokens)))
+        rows = tokens[part]
+        try:
+            work(rows, part)
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise InputError(
+                    f"One sequence of {rows.shape[1]} tokens does not fit into memory; use shorter ones (a smaller "
+                    "period), half precision (dtype='bfloat16', --dtype bfloat16), or another device."
+                ) from error
+            size = (len(rows) + 1) // 2
+        else:
+            start = part.stop
+            if progress is not None:
+                progress(len(rows))
             continue
-        size = (len(batch.rows) + 1) // 2
+        # Only here, where the error and the tensors that it holds are gone, does the accelerator give memory back.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

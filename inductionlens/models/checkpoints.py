@@ -8,19 +8,15 @@ from typing import NamedTuple
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.checkpoint_names import EXAMPLES, MOST_STEPS, by_step
 from inductionlens.models.loading import load_model
-
-#: How folders and branches name a checkpoint.
-STEP = re.compile(r"(?:step|checkpoint|ckpt)[-_]?(\d+)$")
-#: Tables hold whole numbers of 64 bits.
-MOST_STEPS = 2**63 - 1
 
 
 class Checkpoint(NamedTuple):
     """One moment of a training run; the model is read when it is asked for, so that one is in memory at a time."""
 
     step: int
-    """Optimiser steps taken; in a series that counts tokens instead, those."""
+    """Optimiser steps taken, over all stages (see `by_step`); in a series that counts tokens instead, those."""
     tokens: int | None
     """Tokens seen; None where the run does not say."""
     name: str
@@ -30,41 +26,25 @@ class Checkpoint(NamedTuple):
 
 
 def local_checkpoints(folder: str | Path, *, device: str | None = None) -> list[Checkpoint]:
-    """The checkpoints in a folder, by step: subfolders named ``step-350``, ``step_350``, ``checkpoint-350`` ..., each a
-    toy or a ``save_pretrained`` folder. Tokens are known for runs of `train_toy`.
+    """The checkpoints in a folder, by step: subfolders named ``step-350``, ``checkpoint-350`` ..., each a toy or a
+    ``save_pretrained`` folder; see `by_step` for other names and for stages. Tokens are known for runs of `train_toy`.
 
     Raises:
-        InputError: no such folder, or none in it.
+        InputError: no such folder, none in it, or trainings that do not follow one another.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} of checkpoints.")
-    found: dict[int, Path] = {}
-    for place in sorted(folder.iterdir()):
-        match = STEP.fullmatch(place.name)
-        if match and place.is_dir():
-            step = int(match.group(1))
-            check_step(step, f"{folder}: {place.name}")
-            if step in found:
-                raise InputError(f"{folder} holds step {step} twice: {found[step].name} and {place.name}.")
-            found[step] = place
+    names = sorted(place.name for place in folder.iterdir() if place.is_dir())
+    found = by_step(names, str(folder), "put each into a folder of its own")
     if not found:
-        raise InputError(f"{folder} holds no checkpoints: subfolders named step-350, checkpoint-350 or alike.")
+        raise InputError(f"{folder} holds no checkpoints: subfolders named {EXAMPLES}.")
     per_step = _tokens_per_step(folder)
+    places = {step: folder / name for step, name in found.items()}
     return [
         Checkpoint(step, tokens_at(step, per_step), str(place), _loader(place, device))
-        for step, place in sorted(found.items())
+        for step, place in places.items()
     ]
-
-
-def check_step(step: int, name: str) -> None:
-    """Refuse the checkpoint ``name`` by a step that no table can hold.
-
-    Raises:
-        InputError: it is 2^63 or more.
-    """
-    if step > MOST_STEPS:
-        raise InputError(f"{name} names a step of 2^63 or more, which no training takes; rename it or move it away.")
 
 
 def tokens_at(step: int, per_step: int | None) -> int | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.checkpoints import STEP, Checkpoint, check_step, tokens_at
+from inductionlens.models.checkpoint_names import EXAMPLES, by_step
+from inductionlens.models.checkpoints import Checkpoint, tokens_at
 from inductionlens.models.folder_checks import first_line
 from inductionlens.models.hub import TL_FORMAT, load_hub, official_name, offline_if_unreachable
 from inductionlens.models.loading import load_model
@@ -31,27 +32,30 @@ def hub_checkpoints(
 ) -> list[Checkpoint]:
     """The checkpoints of a hub repository that keeps them as branches, ``step1000`` (EleutherAI's Pythia) or
     ``checkpoint-1000`` (stanford-crfm's GPT-2), or as files, as TransformerLens's own toys do (``attn-only-2l``,
-    ``NeelNanda/...``; see `file_checkpoints`).
+    ``NeelNanda/...``; see `file_checkpoints`). `by_step` has the other names that are read, and says what becomes of
+    stages: ``NAME@PREFIX``, such as ``allenai/OLMo-2-1124-7B@stage1``, takes those branches alone that start so.
 
     Each is fetched when it is asked for, and its files are removed as soon as the model is in memory, unless ``keep``:
     disk use stays at one or two checkpoints however long the series. ``branches``, ``fetch`` and ``discard`` stand for
     the hub's own calls.
 
     Raises:
-        InputError: the repository cannot be reached, or has no checkpoints.
+        InputError: the repository cannot be reached, has no checkpoints, or has trainings that do not follow one
+            another.
     """
+    repository, _, prefix = repository.partition("@")
     if branches is None:
         repository = _official_or_own(repository)
         if repository.startswith(TL_FORMAT):
+            if prefix:
+                raise InputError(f"{repository} keeps its checkpoints as files, not as branches; leave @{prefix} out.")
             return file_checkpoints(repository, device=device, keep=keep)
     branches, fetch, discard = branches or _branches, fetch or _fetch, discard or _discard
-    found = {}
-    for branch in branches(repository):
-        match = STEP.fullmatch(branch)
-        if match:
-            _once(repository, found, int(match.group(1)), branch)
+    names = [branch for branch in branches(repository) if not prefix or branch.startswith(f"{prefix}-")]
+    found = by_step(names, repository, f"name one, such as {repository}@{{stage}}")
     if not found:
-        raise InputError(f"{repository} has no branches named step1000, checkpoint-1000 or alike.")
+        start = f" that start with {prefix}" if prefix else ""
+        raise InputError(f"{repository} has no branches{start} named {EXAMPLES}.")
 
     def loader(branch: str) -> Callable[[], Model]:
         def load() -> Model:
@@ -70,15 +74,8 @@ def hub_checkpoints(
     per_step = _tokens_per_step(repository)
     return [
         Checkpoint(step, tokens_at(step, per_step), f"{repository}@{name}", loader(name))
-        for step, name in sorted(found.items())
+        for step, name in found.items()
     ]
-
-
-def _once(repository: str, found: dict[int, str], step: int, name: str) -> None:
-    if step in found:
-        raise InputError(f"{repository} holds step {step} twice: {found[step]} and {name}.")
-    check_step(step, f"{repository}: {name}")
-    found[step] = name
 
 
 def _official_or_own(name: str) -> str:

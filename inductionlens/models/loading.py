@@ -7,11 +7,13 @@ import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.torch_settings import in_usual_torch
 from inductionlens.models.writing import writing_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+@in_usual_torch
 def load_model(
     source: "str | Path | Model",
     *,
@@ -97,10 +99,12 @@ def check_device(device: str | None) -> str:
 
 
 def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
-    from inductionlens.models.checkpoints import STEP
+    from inductionlens.models.checkpoint_names import STEP
+    from inductionlens.models.other_sources import check_adapter
 
     if folder.is_file():
         raise InputError(f"{named} is a file; give the folder that holds its config.json.")
+    check_adapter(folder)
     path = folder / "config.json"
     try:
         if not path.is_file():
@@ -124,11 +128,9 @@ def _from_folder(folder: Path, named: str, *, device: str, dtype: str) -> Model:
 
 
 def _from_object(model: Model) -> Model:
-    from inductionlens.models.lens import model_class
     from inductionlens.models.objects import check_object, ready_object
+    from inductionlens.models.other_sources import check_class
 
-    if not isinstance(model, model_class()):
-        kind = f"{type(model).__module__}.{type(model).__name__}"
-        raise InputError(f"A model is a hub name, a folder or a TransformerLens model; got {kind}.")
+    check_class(model)
     check_object(model)
     return ready_object(model)

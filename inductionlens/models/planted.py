@@ -1,5 +1,6 @@
 """Weights written by hand: models whose heads are known exactly."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from inductionlens.models import Model
 from inductionlens.models.named_weights import named_weights, write_weights
 from inductionlens.models.origin import Origin
 from inductionlens.models.processing import process
+from inductionlens.models.torch_settings import in_usual_torch
 from inductionlens.models.toy import ToyConfig, blank_toy
 
 # Attention scores: a match outweighs the resting place, which outweighs everything else. In float32 a match leaves
@@ -197,6 +199,7 @@ SMEARED: dict[str, tuple[Head, ...]] = {"smeared-induction": (_BELOW,)}
 OWN_KEY = 40.0
 
 
+@in_usual_torch
 def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, logit: float = 10.0) -> Model:
     """A two-layer attention-only model of 3 heads a layer whose heads are known, because we wrote them.
 
@@ -210,10 +213,15 @@ def planted(kind: str = "induction", *, d_vocab: int = 64, n_ctx: int = 192, log
     repeated token the right logit is ``logit`` above all others, elsewhere all logits are equal. Made in milliseconds.
 
     Raises:
-        InputError: an unknown kind.
+        InputError: an unknown kind, or sizes too small for a circuit.
     """
     if kind not in PLANTED:
         raise InputError(f"There is no planted model {kind!r}; the kinds are {', '.join(PLANTED)}.")
+    for name, value, least in (("d_vocab", d_vocab, 3), ("n_ctx", n_ctx, 3)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    if not isinstance(logit, (int, float)) or isinstance(logit, bool) or not math.isfinite(logit):
+        raise InputError(f"logit must be a finite number; got {logit!r}.")
     space = Space(d_vocab, n_ctx)
     config = ToyConfig(
         n_layers=2,

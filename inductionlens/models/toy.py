@@ -17,6 +17,7 @@ from inductionlens.models.named_weights import named_weights, portable_weights, 
 from inductionlens.models.origin import Origin
 from inductionlens.models.pretrained import _tokenizer as folder_tokenizer
 from inductionlens.models.processing import cast, check_weights, process
+from inductionlens.models.torch_settings import in_usual_torch
 
 FORMAT = "inductionlens-toy"
 #: Beyond these a config is taken for a mistake.
@@ -132,12 +133,20 @@ def _blank_bridge(config: ToyConfig, shape: dict[str, Any]) -> Model:
     return model
 
 
+@in_usual_torch
 def new_toy(config: ToyConfig, *, seed: int = 0) -> Model:
     """A trainable toy with random weights, norms not folded; ``seed`` alone decides them.
 
     Matrices are normal with standard deviation 0.8/sqrt(d_model), TransformerLens's own default, biases 0, norms 1.
     Where keys are smeared alpha is 0, so that each starts as the plain average of two.
+
+    Raises:
+        InputError: no `ToyConfig`, or a seed below 0 or of 2^63 and more.
     """
+    if not isinstance(config, ToyConfig):
+        raise InputError(f"config must be a ToyConfig; got {type(config).__name__}.")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie between 0 and 2^63 - 1; got {seed!r}.")
     generator = torch.Generator().manual_seed(seed)
     model = blank_toy(config)
     drawn = {}

@@ -37,13 +37,15 @@ class Trainer:
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, learning_rate, (0.9, 0.98), weight_decay=weight_decay)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def learn(self, batch: Int[Tensor, "batch pos"]) -> float:
         """Take one step on a batch and give its loss, in nats per token, as it was before the step."""
         self.model.train()
         factor = min(1.0, (self.step + 1) / self.warmup) * ((1 - self.step / self.steps) if self.decay else 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * factor
-        loss = self.loss_of(batch)
+        loss = self.loss_of(batch.clone())  # one made in inference mode has no gradients
         self.optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)

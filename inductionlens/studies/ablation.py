@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inductionlens.effects import Change, Stimulus, Value, measure_attribution, measure_effects
-from inductionlens.errors import InputError
 from inductionlens.files import write_table
 from inductionlens.head_scores import HeadScores
 from inductionlens.heads import Head
@@ -29,7 +28,7 @@ from inductionlens.studies.ablation_options import AblationOptions
 from inductionlens.studies.ablation_stimuli import copies_probe, make_stimuli
 from inductionlens.studies.ablation_tables import group_rows, head_rows
 from inductionlens.studies.ablation_writers import Writers, holds_writer, measure_writers
-from inductionlens.studies.chosen_heads import check_heads, chosen_heads
+from inductionlens.studies.chosen_heads import check_heads, check_scores, chosen_heads
 from inductionlens.studies.pool import TEXT
 from inductionlens.studies.provenance import PACKAGES
 from inductionlens.studies.scan import scan
@@ -140,10 +139,9 @@ def ablation_study(
         how = {"controls": options.controls, "batch_size": options.batch_size}
         text = options.text if options.pool == TEXT and options.text != "auto" else "random"
         scores = scan(model, seed=options.seed, text=text, pool=options.pool, **shape, **how)
-    if len(scores) != model.cfg.n_layers * model.cfg.n_heads:
-        raise InputError(f"scores has {len(scores)} heads and the model {model.cfg.n_layers * model.cfg.n_heads}.")
+    check_scores(model, scores)
     chosen = chosen_heads(model, heads, scores, "heads", "remove")
-    stimuli, notes = make_stimuli(model, windows, options, extra or {})
+    stimuli, notes = make_stimuli(model, windows, options, {} if extra is None else extra)
     beside = controls_beside(scores, chosen)
     singles = sorted({*chosen, *(other for others in beside.values() for other in others)})
     groups = make_groups(scores, options) if options.groups and options.method == "exact" else []
@@ -196,7 +194,8 @@ def _losses(model: Model, groups: list[Group], stimuli: list[Stimulus], options:
         return pd.DataFrame({"index": [], "clean": [], "ablated": []})
     tokens, mean_over = read[0].tokens, read[0].mean_over
     clean = losses_by_position(model, tokens, options.batch_size)
-    with ablate(model, found[-1].heads, options.output, mean_over=mean_over):
+    over = mean_over if options.output == "mean" else None
+    with ablate(model, found[-1].heads, options.output, mean_over=over):
         ablated = losses_by_position(model, tokens, options.batch_size)
     text = tokens.shape[1] if read[0].lengths is None else int(read[0].lengths.max())
     clean, ablated = (

@@ -10,6 +10,7 @@ from torch import Tensor
 from inductionlens.effects import Stimulus, Value
 from inductionlens.errors import InputError
 from inductionlens.models import Model
+from inductionlens.models.token_checks import checked_tokens
 from inductionlens.models.vocabulary import choose_bos, padding_id
 from inductionlens.probes import Probe, repeated_tokens, way_out
 from inductionlens.scores.losses import copy_positions
@@ -27,6 +28,8 @@ def make_stimuli(
         InputError: windows that the model cannot read, or measures that have no name of their own.
     """
     stimuli, notes = [], {}
+    if not isinstance(extra, Mapping) or not all(map(callable, extra.values())):
+        raise InputError("extra must map names to functions of losses and tokens, such as {'first': f}.")
     taken = {"copies", "icl", "text"} & set(extra)
     if taken:
         raise InputError(f"extra measures need names of their own; {sorted(taken)[0]!r} is taken.")
@@ -88,12 +91,8 @@ def _windows(
         tokens, other, name = made.tokens[: options.n_windows], made.tokens[options.n_windows :], made.name
         shortest, lengths = tokens.shape[1], None
     else:
-        if windows.shape[1] > model.cfg.n_ctx or len(windows) < 2:
-            raise InputError(
-                f"windows must be at least 2 sequences of at most {model.cfg.n_ctx} tokens, the model's context; got "
-                f"{len(windows)} of {windows.shape[1]}."
-            )
-        given = given_windows(model, windows, f"{len(windows)} windows of yours")
+        tokens = checked_tokens(model, windows, "windows", sequences=2, length=3)
+        given = given_windows(model, tokens, f"{len(tokens)} windows of yours")
         tokens, name, shortest, lengths = given.tokens, given.name, given.shortest, given.lengths
         other = tokens[:, :shortest]  # means are not over padding
         name += f", {given.padding} positions of padding left out" if given.padding else ""

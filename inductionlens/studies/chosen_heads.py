@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from inductionlens.detection import KINDS
 from inductionlens.errors import InputError
 from inductionlens.head_scores import HeadScores
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.models import Model
 
 
@@ -22,14 +22,9 @@ def check_heads(heads: Iterable[Head | str | tuple[int, int]] | str, argument: s
                 f"{', '.join(KINDS)}."
             )
         return
-    for head in _named(heads):
+    for head in parse_heads(heads, argument):
         if model is not None:
             head.check(model.cfg.n_layers, model.cfg.n_heads)
-
-
-def _named(heads: Iterable[Head | str | tuple[int, int]] | str) -> list[Head]:
-    named = heads.split(",") if isinstance(heads, str) else heads
-    return sorted({Head.parse(name.strip() if isinstance(name, str) else name) for name in named})
 
 
 def chosen_heads(
@@ -50,9 +45,20 @@ def chosen_heads(
                 f"The scan found no {heads} head to {purpose}; name heads, or take all of them ({argument}='all')."
             )
         return found
-    chosen = _named(heads)
-    for head in chosen:
-        head.check(model.cfg.n_layers, model.cfg.n_heads)
-    if not chosen:
-        raise InputError(f"{argument} must name at least one head, such as '5.1', a kind, or 'all'; got none.")
-    return chosen
+    return [head.check(model.cfg.n_layers, model.cfg.n_heads) for head in parse_heads(heads, argument)]
+
+
+def check_scores(model: Model, scores: object) -> None:
+    """Make sure that ``scores`` can be a scan of this model.
+
+    Raises:
+        InputError: it is no table of a scan, or one of a model of another shape.
+    """
+    if not isinstance(scores, HeadScores):
+        raise InputError(f"scores must be what scan or read_scores gives; got {type(scores).__name__}.")
+    layers, heads = (int(scores.table[name].max()) + 1 if len(scores) else 0 for name in ("layer", "head"))
+    if (layers, heads, len(scores)) != (model.cfg.n_layers, model.cfg.n_heads, model.cfg.n_layers * model.cfg.n_heads):
+        raise InputError(
+            f"scores must be a scan of this model, {model.cfg.n_layers} layers of {model.cfg.n_heads} heads; it has "
+            f"{len(scores)} heads in {layers} layers."
+        )

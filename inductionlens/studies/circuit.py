@@ -29,7 +29,7 @@ from inductionlens.models.origin import origin_of
 from inductionlens.models.vocabulary import choose_bos
 from inductionlens.paths import measure_paths
 from inductionlens.probes import Probe, repeated_tokens, way_out
-from inductionlens.studies.chosen_heads import check_heads, chosen_heads
+from inductionlens.studies.chosen_heads import check_heads, check_scores, chosen_heads
 from inductionlens.studies.circuit_tables import LEAST_LOGIT, head_rows, least_prefix_matching, pair_rows
 from inductionlens.studies.pool import TOKENIZER, check_pool, make_pool
 from inductionlens.studies.provenance import environment, model_record
@@ -130,6 +130,7 @@ def circuit(
         repeats = min(4, (model.cfg.n_ctx - probe.start) // period)
         made = {"repeats": repeats, "logit_period": fitting_logit_period(model, probe.bos, pool), "controls": controls}
         scores = scan(model, seed=seed, bos=bos, period=period, batch_size=batch_size, pool=pool, **made)
+    check_scores(model, scores)
     chosen = chosen_heads(model, readers, scores, "readers", "take apart")
     apart = [head for head in _strongest_first(chosen, scores) if head.layer]
     if not apart:

@@ -28,10 +28,13 @@ def compare(first: HeadScores, second: HeadScores) -> "pandas.DataFrame":
     intervals. ``first_kind`` and ``second_kind`` are the verdicts.
 
     Raises:
-        InputError: the tables do not have the same heads, or no score in common.
+        InputError: no tables of scans, or tables that do not have the same heads, or no score in common.
     """
     import pandas as pd
 
+    for scores in (first, second):
+        if not isinstance(scores, HeadScores):
+            raise InputError(f"compare takes what scan or read_scores gives; got {type(scores).__name__}.")
     one, two = (scores.table.set_index(["layer", "head"]).sort_index() for scores in (first, second))
     if not one.index.equals(two.index):
         raise InputError(

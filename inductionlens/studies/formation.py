@@ -51,6 +51,8 @@ def formation(
     check_settings(keep=keep)
     check_device(device)
     named = isinstance(source, (str, Path))
+    if not named and not (isinstance(source, Sequence) and all(isinstance(one, Checkpoint) for one in source)):
+        raise InputError(f"source must be a folder, a hub repository or Checkpoints; got {type(source).__name__}.")
     series = checkpoints(source, device=device, keep=keep) if named else list(source)
     if not series:
         raise InputError("There is no checkpoint to measure.")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from inductionlens.files import encode_table, write_table
 from inductionlens.measure import losses_by_position
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
+from inductionlens.models.token_checks import checked_tokens
 from inductionlens.studies.icl_tables import by_position_table, derivative_table, pairs_table
 from inductionlens.studies.pool import TOKENIZER, check_pool
 from inductionlens.studies.provenance import environment, model_record
@@ -105,8 +105,10 @@ def in_context_learning(
         length = min(LENGTH, model.cfg.n_ctx) if length is None else length
         pick_pair(length, late, early)
         windows = make_windows(model, text, windows=n_windows, length=length, bos=bos, seed=seed, pool=pool)
-    elif not isinstance(windows, Windows):
-        windows = given_windows(model, _checked(windows, model), "windows of the caller")
+    elif isinstance(windows, Windows):
+        checked_tokens(model, windows.tokens, "windows", length=3)
+    else:
+        windows = given_windows(model, checked_tokens(model, windows, "windows", length=3), "windows of the caller")
     tokens = windows.tokens
     late, early = pick_pair(windows.shortest, late, early)
     done = 0
@@ -138,27 +140,6 @@ def check_icl(text: str | Path, **settings: Any) -> None:
     check_text(text)
     check_pool(settings.pop("pool", TOKENIZER), text)
     check_settings(**settings)
-
-
-def _checked(windows: Any, model: Model) -> Tensor:
-    """Token ids that the model can read.
-
-    Raises:
-        InputError: they are not [sequence, pos], or too long, or no ids of the model's.
-    """
-    if not isinstance(windows, Tensor) or windows.dim() != 2 or windows.dtype not in (torch.int64, torch.int32):
-        given = f"{list(windows.shape)} of {windows.dtype}" if isinstance(windows, Tensor) else type(windows).__name__
-        raise InputError(f"windows must be a tensor of token ids, [sequence, pos]; got {given}.")
-    context, vocabulary = model.cfg.n_ctx, model.cfg.d_vocab
-    if len(windows) < 1 or not 3 <= windows.shape[1] <= context:
-        raise InputError(
-            f"windows must hold at least 1 sequence of 3 to {context} tokens, the model's context; "
-            f"got {windows.shape[0]} of {windows.shape[1]}."
-        )
-    least, most = int(windows.min()), int(windows.max())
-    if least < 0 or most >= vocabulary:
-        raise InputError(f"windows must hold ids between 0 and {vocabulary - 1}; got {least if least < 0 else most}.")
-    return windows.long()
 
 
 def _provenance(model: Model, windows: Windows, seed: int, batch_size: int | None) -> dict[str, Any]:

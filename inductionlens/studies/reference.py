@@ -12,7 +12,7 @@ import torch
 
 from inductionlens.cells import numbers
 from inductionlens.errors import InputError
-from inductionlens.files import FORMATS, read_raw
+from inductionlens.files import FORMATS, checked_path, read_raw
 from inductionlens.measure import measure_attention
 from inductionlens.models import Model
 from inductionlens.models.loading import load_model
@@ -77,7 +77,7 @@ def reference_folder() -> Path:
 
 def reference_path(path: str | Path | None = None) -> Path:
     """The file of a published table; GPT-2 small's by default."""
-    return reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else Path(path)
+    return reference_folder() / "gpt2_small_transformerlens_demo.csv" if path is None else checked_path(path)
 
 
 def read_reference(

@@ -66,11 +66,15 @@ def repeats(
                   batch_size=batch_size, pool=pool)  # fmt: skip
     pool = check_pool(pool)
     one = isinstance(models, (str, Path)) or hasattr(models, "run_with_hooks")
+    if not one and not isinstance(models, Iterable):
+        raise InputError(f"models must be one model or several, as load_model takes them; got {models!r}.")
     rows = []
     for done, model in enumerate([models] if one else models, start=1):
         rows += _rows(load_model(model), distributions, (period, repeats, sequences), bos, seed, batch_size, pool)
         if on_model is not None:
             on_model(done)
+    if not rows:
+        raise InputError("models must name at least one model; got none.")
     return pd.DataFrame(rows)
 
 

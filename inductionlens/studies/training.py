@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inductionlens.checks import WHOLE, check_between, check_choice, check_settings, check_whole
 from inductionlens.errors import InputError
-from inductionlens.files import write_atomically
+from inductionlens.files import checked_path, write_atomically
 from inductionlens.locks import held
 from inductionlens.models.toy import CHOICES, ToyConfig, new_toy
 from inductionlens.models.training import Trainer
@@ -118,9 +118,7 @@ def train_toy(
             into, or that cannot be written to.
     """
     options = settled("train_toy", TrainOptions, options, settings)
-    if not str(folder).strip():
-        raise InputError("The run's folder has no name; give one.")
-    folder, device = Path(folder), check_doable(options, device)
+    folder, device = checked_path(folder), check_doable(options, device)
     batches = training_batches(
         options.data, batch_size=options.batch_size, length=options.n_ctx, d_vocab=options.d_vocab, seed=options.seed
     )

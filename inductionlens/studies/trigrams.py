@@ -10,7 +10,7 @@ import torch
 from inductionlens.checks import check_settings
 from inductionlens.composition import own_token_shares
 from inductionlens.errors import InputError
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.models import Model
 from inductionlens.models.circuits import ov_eigenvalues
 from inductionlens.models.loading import load_model
@@ -56,7 +56,7 @@ def skip_trigrams(
     check_trigrams(heads, top=top, distance=distance, seed=seed)
     model = load_model(model)
     every = [Head(0, index) for index in range(model.cfg.n_heads)]
-    chosen = every if heads is None else sorted({Head.parse(head) for head in heads})
+    chosen = every if heads is None else parse_heads(heads, "heads")
     for head in chosen:
         head.check(model.cfg.n_layers, model.cfg.n_heads)
     ids = ordinary_ids(model)
