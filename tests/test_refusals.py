@@ -50,7 +50,7 @@ def test_every_public_function_is_in_the_table(outcomes):
         (1, 2), Head(1, 2), "1.2", " L1H2 ", ["1.2"], [(np.int64(1), np.int64(2))], (np.int8(1), 2),
         iter([Head(1, 2), "1.2"]), {"l1h2"},
     ],
-    ids=str,
+    ids=[f"spelling {number}" for number in range(9)],
 )  # fmt: skip
 def test_one_head_may_be_spelt_in_many_ways(heads):
     assert parse_heads(heads, "heads") == [Head(1, 2)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.activations import nothing_is_padding
+from inductionlens.models.activations import as_for_inference
 
 #: The file in a toy's folder.
 EXPECTED = "expected.safetensors"
@@ -22,7 +22,7 @@ def next_log_probs(model: Model, tokens: Int[Tensor, "n length"]) -> Float[Tenso
     """The log-probability, in nats, that a model gives to every token but the first of each sequence."""
     device = next(model.parameters()).device
     parts = []
-    with torch.no_grad(), nothing_is_padding(model):
+    with torch.no_grad(), as_for_inference(model):
         for rows in tokens.to(device).split(_ROWS):
             logits = model(rows, return_type="logits")[:, :-1].float()
             parts.append(logits.log_softmax(-1).gather(2, rows[:, 1:, None])[..., 0].cpu())

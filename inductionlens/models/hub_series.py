@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.checkpoint_names import EXAMPLES, by_step
+from inductionlens.models.checkpoint_names import EXAMPLES, by_step, check_step
 from inductionlens.models.checkpoints import Checkpoint, tokens_at
 from inductionlens.models.folder_checks import first_line
 from inductionlens.models.hub import TL_FORMAT, load_hub, official_name, offline_if_unreachable
@@ -200,3 +200,10 @@ def _discard_file(place: Path) -> None:
     """Remove one fetched file from the hub's cache: what it points to, and itself."""
     place.resolve().unlink(missing_ok=True)
     place.unlink(missing_ok=True)
+
+
+def _once(repository: str, found: dict[int, str], step: int, name: str) -> None:
+    if step in found:
+        raise InputError(f"{repository} holds step {step} twice: {found[step]} and {name}.")
+    check_step(step, f"{repository}: {name}")
+    found[step] = name
