@@ -211,6 +211,8 @@ def checked_path(path: object) -> Path:
     """
     if not isinstance(path, (str, Path)):
         raise InputError(f"path must be a path; got {path!r}.")
+    if not str(path).strip():
+        raise InputError("path is empty; give the name of a file or folder.")
     return Path(path)
 
 

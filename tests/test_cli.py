@@ -289,7 +289,7 @@ def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(monkeypatc
         time.sleep(0.2)
     lines = stream.getvalue().splitlines()
     assert lines
-    assert set(lines) == {"inductionlens: scanning a model, 1,200 of 5,000, 0 s"}
+    assert set(lines) == {"inductionlens: scanning a\\nmodel, 1,200 of 5,000, 0 s"}
     time.sleep(0.05)
     said = stream.getvalue()
     with speak.Progress(True, "scanning"):
@@ -302,7 +302,7 @@ def test_a_message_is_one_line_and_commands_no_terminal():
     assert code == 2
     assert len(err.splitlines()) == 1
     assert "\x1b" not in err
-    assert "a b\\x1b[31mred" in err
+    assert "a\\nb\\x1b[31mred" in err
 
 
 def test_a_verdict_without_controls_says_so():

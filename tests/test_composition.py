@@ -230,12 +230,12 @@ def test_the_obstacle_is_named_and_its_words_decide_nothing(monkeypatch):
     assert qk_obstacle(model) is Obstacle.ROTARY
     assert qk_obstacle(model, 0) is None
     assert (has_qk(model, None), has_qk(model, 0), has_qk(model, 2)) == (False, True, True)
+    assert ov_obstacle(model) is None
     monkeypatch.setattr(model.cfg, "use_qk_norm", True, raising=False)
     assert qk_obstacle(model, 2) is Obstacle.NORMED
     assert not has_qk(model, 2)
     with refused(r"queries and keys are normed before they are compared\."):
         qk_circuit(model, 0, 2)
-    assert ov_obstacle(model) is None
     writing = (Writing(gain=torch.ones(model.cfg.d_model)),) * model.cfg.n_layers
     monkeypatch.setattr(model, "inductionlens_writing", writing, raising=False)
     assert ov_obstacle(model) is Obstacle.NORM_AFTER

@@ -593,7 +593,7 @@ def test_blocks_as_long_as_the_context_are_controlled_with_fewer_copies(tmp_path
 def test_a_small_vocabulary_is_refused(tmp_path):
     config = il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=20, n_ctx=128)
     il.save_toy(il.new_toy(config), tmp_path / "toy")
-    with refused("The vocabulary is too small"):
+    with refused("ids may be drawn"):
         il.scan(tmp_path / "toy")
 
 

@@ -158,7 +158,7 @@ def test_ids_and_texts_that_a_model_cannot_use_are_refused(random_toy, gpt2, som
         il.InputError, match="no tokenizer, so no text says which of its ids occur; use pool='tokenizer'"
     ):
         il.scan(random_toy, pool="text")
-    with pytest.raises(il.InputError, match="vocabulary is too small: period is 25, and 19 ids may be drawn"):
+    with pytest.raises(il.InputError, match="19 ids may be drawn"):
         il.scan(random_toy, pool=some)
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(il.InputError, match=r"No ordinary token of the model occurs in the text empty\.txt"):

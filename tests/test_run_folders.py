@@ -57,7 +57,7 @@ def note_of(folder):
         (lambda note: {**note, "options": {"seed": 0}}, "it has no option batch_size"),
         (lambda note: {**note, "options": {**note["options"], "n_ctx": "20"}}, "its option n_ctx is '20', a str"),
         (lambda note: {**note, "options": {**note["options"], "mlp": 1}}, "its option mlp is '1', a int"),
-        (lambda note: {**note, "options": {**note["options"], "steps": 0}}, "steps must be a whole number"),
+        (lambda note: {**note, "options": {**note["options"], "steps": 0}}, "steps must be at least 1"),
     ],
 )
 def test_a_spoiled_record_is_named_by_every_command_that_needs_it(change, said, spoiled):

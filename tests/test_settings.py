@@ -159,6 +159,6 @@ def test_more_snapshots_than_steps_are_every_step():
 
 def test_a_run_has_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(il.InputError, match="folder has no name"):
+    with pytest.raises(il.InputError, match="path is empty"):
         train_toy("", steps=1)
     assert os.listdir(tmp_path) == []

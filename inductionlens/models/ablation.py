@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -94,7 +95,8 @@ def ablate(
 
     Raises:
         InputError: an unknown head, no head or all of them, means over nothing, a run of another shape, edits that
-            the model's class drops, or a ``with`` in which no ablated head ran.
+            the model's class drops, a run after ``model.reset_hooks()`` inside the ``with``, or a ``with`` in
+            which no ablated head ran.
     """
     check_class(model)
     chosen = _checked_heads(model, heads)
@@ -108,11 +110,31 @@ def ablate(
         hooks.append((f"blocks.{layer}.attn.hook_z", _put(indices, values[layer], ran)))
     for layer, pattern in enumerate(held or ()):
         hooks.append((f"blocks.{layer}.attn.hook_pattern", _hold(layer, pattern)))
+    first = model.blocks[chosen[0].layer]
     with model.hooks(fwd_hooks=hooks):
-        yield
+        watch = first.register_forward_pre_hook(_still_there(model, hooks), with_kwargs=True)
+        try:
+            yield
+        finally:
+            watch.remove()
     if not ran:
         named = ", ".join(str(head) for head in chosen)
         raise InputError(f"No ablated head ({named}) ran inside the with: run this model, from no later layer, in it.")
+
+
+def _still_there(model: Model, hooks: Sequence[tuple[str, Hook]]) -> Callable[..., None]:
+    """What is called when the first ablated layer runs: it refuses to run without the edits."""
+
+    def check(*_: Any, **__: Any) -> None:
+        points = model.hook_dict
+        for name, hook in hooks:
+            if all(handle.user_hook is not hook for handle in points[name].fwd_hooks):
+                raise InputError(
+                    "The ablation was taken away inside its `with`, as model.reset_hooks() does, so this run would not "
+                    "be ablated: leave the `with` first, or remove only hooks of your own."
+                )
+
+    return check
 
 
 def _checked_heads(model: Model, heads: Iterable[Head | str | tuple[int, int]]) -> list[Head]:

@@ -28,6 +28,13 @@ def check_causal(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+#: What names of numbers hold for which a model makes room.
+_SIZES = (
+    "size", "layer", "head", "hidden", "embd", "dim", "inner", "expert", "vocab", "position", "ctx", "context",
+    "length", "window", "rank", "state",
+)  # fmt: skip
+
+
 def check_sizes(folder: Path, config: dict[str, Any], name: str = "") -> None:
     """Refuse sizes that no model has, before room is made for them."""
     for key, value in config.items():
@@ -37,8 +44,10 @@ def check_sizes(folder: Path, config: dict[str, Any], name: str = "") -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if (number and value != value) or value in (float("inf"), -float("inf")):
             raise InputError(f"{folder}/config.json cannot be used: {named} is {value}.")
-        most = 1000 if "layer" in key else 10**7
-        if isinstance(value, int) and abs(value) > most and "theta" not in key:
+        # Contexts of ten million tokens exist; other whole numbers, such as tokens seen in training, make no room.
+        long = any(word in key for word in ("position", "ctx", "context", "length", "window", "theta"))
+        most = 1000 if "layer" in key else 10**9 if long else 10**7
+        if isinstance(value, int) and abs(value) > most and any(word in key for word in _SIZES):
             told = str(value) if abs(value) < 10**20 else "a number beyond 10^20"
             raise InputError(f"{folder}/config.json cannot be used: {named} is {told}, and at most {most} is expected.")
 

@@ -36,12 +36,27 @@ def ordinary_ids(model: Model) -> Int[Tensor, " vocabulary"]:
 
 
 def encoder(model: Model) -> Callable[[str], list[int]] | None:
-    """The model's own text-to-ids function, adding no special tokens; None if it has no tokenizer."""
+    """The model's own text-to-ids function, adding no special tokens; None if it has no tokenizer.
+
+    The function raises InputError where the tokenizer gives an id that the model has no embedding for.
+    """
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
         return None
-    # verbose=False: a text longer than the model's context is cut into windows afterwards, no reason to warn.
-    return lambda text: tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+    def encode(text: str) -> list[int]:
+        # verbose=False: a text longer than the model's context is cut into windows afterwards, no reason to warn.
+        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        if ids and max(ids) >= model.cfg.d_vocab:
+            word = tokenizer.convert_ids_to_tokens(max(ids))
+            raise InputError(
+                f"The tokenizer of {origin_of(model).name} has words that the model has no embeddings for, such as "
+                f"{word!r} with id {max(ids)} of {model.cfg.d_vocab}: resize the model (resize_token_embeddings) and "
+                "save it again, or do without text (text='random', --text random)."
+            )
+        return ids
+
+    return encode
 
 
 def choose_bos(model: Model, bos: bool | int) -> int | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from inductionlens.effects import Change, Stimulus, Value, measure_attribution, measure_effects
 from inductionlens.files import write_table
 from inductionlens.head_scores import HeadScores
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.measure import losses_by_position, measure_attention
 from inductionlens.models import Model
 from inductionlens.models.ablation import ablate, clean_run
@@ -127,7 +127,7 @@ def ablation_study(
         InputError: an unknown head, option or measure; windows that do not fit; a measure of the wrong shape.
     """
     options = settled("ablation_study", AblationOptions, options, settings)
-    heads = heads if isinstance(heads, str) else list(heads)
+    heads = heads if isinstance(heads, str) else parse_heads(heads, "heads")
     check_heads(heads, "heads")
     model = load_model(model)
     check_all_layers_attend(model, "an ablation study")

@@ -20,7 +20,7 @@ from inductionlens.composition import (
 from inductionlens.errors import InputError
 from inductionlens.files import write_table
 from inductionlens.head_scores import HeadScores
-from inductionlens.heads import Head
+from inductionlens.heads import Head, parse_heads
 from inductionlens.models import Model
 from inductionlens.models.activations import check_all_layers_attend
 from inductionlens.models.circuits import ov_eigenvalues, ov_obstacle, qk_obstacle
@@ -113,7 +113,7 @@ def circuit(
     Raises:
         InputError: a model of one layer, an unknown head, no reader that reads another head, a probe that does not fit.
     """
-    readers = readers if isinstance(readers, str) else list(readers)
+    readers = readers if isinstance(readers, str) else parse_heads(readers, "readers")
     check_circuit(readers, sequences=sequences, period=period, bos=bos, seed=seed, distance=distance,
                   controls=controls, batch_size=batch_size, pool=pool)  # fmt: skip
     pool = check_pool(pool)

@@ -52,7 +52,7 @@ def skip_trigrams(
     """
     import pandas as pd
 
-    heads = None if heads is None else list(heads)
+    heads = None if heads is None else parse_heads(heads, "heads")
     check_trigrams(heads, top=top, distance=distance, seed=seed)
     model = load_model(model)
     every = [Head(0, index) for index in range(model.cfg.n_heads)]
