@@ -187,7 +187,9 @@ def as_for_inference(model: Model) -> Iterator[None]:
     tokenizer pads on the left. Afterwards both are what they were."""
     tokenizer = getattr(model, "tokenizer", None)
     side = getattr(tokenizer, "padding_side", None)
-    training = [module for module in model.modules() if module.training]
+    # A bridge does not own all of the modules that it runs.
+    modules = {*model.modules(), *(model.original_model.modules() if is_bridge(model) else ())}
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     if side == "left":
