@@ -52,7 +52,10 @@ def head_cases(name: str, call: Callable[[Any], Any]) -> list[Case]:
         "numpy's truths": ([(np.bool_(True), np.bool_(False))], "A head is named like 5.1"),
         "negative": ([(0, -1)], "A head is named like 5.1"),
         "three numbers": ([(0, 1, 0)], "A head is named like 5.1"),
-        "no such layer": ([(2, 0)], "There is no head 2.0: the model has 2 layers of 2 heads"),
+        "no such layer": (
+            [(2, 0)],
+            "There is no head 2.0: the model has 2 layers of 2 heads|read off heads of layer 0; got 2.0",
+        ),
         "nothing": ([], "heads must name at least one head|readers must name at least one head"),
         "a number": (5, "must name heads, such as ['5.1', 'L6H9', (7, 10)]; got 5"),
     }

@@ -119,7 +119,7 @@ def encoded(edits, kind="csv", strange=None):
     return frame.to_csv(index=False).encode()
 
 
-SHAPE = il.ToyConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, d_vocab=40, n_ctx=64, d_mlp=8)
+SHAPE = il.ToyConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, d_vocab=40, n_ctx=64, d_mlp=12)
 
 
 @cache

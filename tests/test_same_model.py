@@ -409,3 +409,14 @@ def test_an_object_without_a_bos_of_its_own_is_answered_as_a_folder(gpt2_copy):
     tokenizer = AutoTokenizer.from_pretrained(gpt2_copy)
     tokenizer.bos_token = tokenizer.eos_token  # as TransformerLens does
     assert _own_bos(tokenizer) is None
+
+
+@bridge_only
+def test_a_square_mlp_that_a_bridge_folds_the_wrong_way_round_is_refused(tmp_path):
+    """TransformerLens 4.3 tells W_in from its transpose by shape; the toy itself computes what it should."""
+    toy = il.new_toy(il.ToyConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, d_vocab=40, n_ctx=64, d_mlp=8))
+    with refused("does not compute the model toy as the model that was given does"):
+        il.load_model(toy)
+    il.save_toy(toy, tmp_path / "toy")
+    with refused("does not compute the toy in .* as the model that was given does"):
+        il.load_model(tmp_path / "toy")

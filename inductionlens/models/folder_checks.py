@@ -31,7 +31,7 @@ def check_causal(folder: Path, config: dict[str, Any]) -> None:
 #: What names of numbers hold for which a model makes room.
 _SIZES = (
     "size", "layer", "head", "hidden", "embd", "dim", "inner", "expert", "vocab", "position", "ctx", "context",
-    "length", "window", "rank", "state",
+    "length", "window", "rank", "state", "label",
 )  # fmt: skip
 
 

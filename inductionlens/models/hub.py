@@ -15,6 +15,7 @@ from inductionlens.models.folder_checks import first_line, siblings
 from inductionlens.models.lens import has_hooked_transformer, lens, quiet
 from inductionlens.models.origin import Origin
 from inductionlens.models.processing import cast, centre_unembedding, check_weights, process
+from inductionlens.models.same_model import check_same, given_object
 
 OFFLINE_WAYS = (
     "offline, give a folder saved by save_pretrained, fill the Hugging Face cache beforehand, or try 'planted'"
@@ -77,8 +78,13 @@ def _fetch_hooked(name: str, revision: str | None, checkpoint: int | None, devic
 def _fetch_bridge(name: str, revision: str | None, checkpoint: int | None, device: str | None) -> Model:
     bridge = lens().TransformerBridge
     if name.startswith(TL_FORMAT):
-        return process(bridge.boot_tl_legacy(name, checkpoint_value=checkpoint, device=device))
-    return process(bridge.boot_transformers(name, revision=revision, checkpoint_value=checkpoint, device=device))
+        model = bridge.boot_tl_legacy(name, checkpoint_value=checkpoint, device=device)
+    else:
+        model = bridge.boot_transformers(name, revision=revision, checkpoint_value=checkpoint, device=device)
+    given = given_object(model, f"the model {name}")
+    model = process(model)
+    check_same(model, given)
+    return model
 
 
 def _hub_bos(model: Model) -> int | None:

@@ -215,7 +215,7 @@ def _tensors(parts: Mapping[str, Any]) -> Iterator[torch.Tensor]:
     """Tensors that hang on a module, alone or in a list, tuple or dictionary."""
     for part in parts.values():
         several = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else (part,)
-        yield from (value for value in several if isinstance(value, torch.Tensor))
+        yield from (value for value in several if issubclass(type(value), torch.Tensor))
 
 
 def cast(model: Model, dtype: str, name: str) -> Model:

@@ -17,6 +17,7 @@ from inductionlens.models.named_weights import named_weights, portable_weights, 
 from inductionlens.models.origin import Origin
 from inductionlens.models.pretrained import _tokenizer as folder_tokenizer
 from inductionlens.models.processing import cast, check_weights, process
+from inductionlens.models.same_model import check_same, given_object
 from inductionlens.models.torch_settings import in_usual_torch
 
 FORMAT = "inductionlens-toy"
@@ -215,7 +216,8 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
 
     Raises:
         InputError: an unknown version or field, weights that are missing, broken, not finite or of other shapes, a
-            tokenizer of more tokens than ``d_vocab``, or log-probabilities that are not the expected ones.
+            tokenizer of more tokens than ``d_vocab``, log-probabilities that are not the expected ones, or processing
+            that changes what the toy computes.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -252,7 +254,9 @@ def load_toy(folder: Path, config: dict[str, Any], *, device: str | None = None,
             )
     write_weights(model, weights.items())
     check_weights(model, str(folder))
+    given = given_object(model, f"the toy in {folder}")
     model = process(model)
+    check_same(model, given)
     _take_tokenizer(model, folder)
     check_expected(model, folder)
     model = cast(model, dtype, str(folder))
