@@ -420,3 +420,17 @@ def test_a_square_mlp_that_a_bridge_folds_the_wrong_way_round_is_refused(tmp_pat
     il.save_toy(toy, tmp_path / "toy")
     with refused("does not compute the toy in .* as the model that was given does"):
         il.load_model(tmp_path / "toy")
+
+
+def test_a_copy_lives_on_without_its_original(toy_config):
+    import gc
+
+    from inductionlens.models.processing import copied
+
+    model = il.load_model(il.new_toy(toy_config, seed=3))
+    rows = tokens(vocabulary=48)
+    expected = model(rows)
+    duplicate = copied(model)
+    del model
+    gc.collect()
+    assert torch.equal(duplicate(rows), expected)
