@@ -434,3 +434,12 @@ def test_a_copy_lives_on_without_its_original(toy_config):
     del model
     gc.collect()
     assert torch.equal(duplicate(rows), expected)
+
+
+@bridge_only
+def test_a_family_that_does_not_run_in_half_precision_is_refused(tmp_path):
+    from transformers import OlmoConfig
+
+    saved(tmp_path / "m", OlmoConfig(**SHAPE))
+    with refused("does not run in bfloat16 under TransformerLens .*; use float32"):
+        il.load_model(tmp_path / "m", dtype="bfloat16")

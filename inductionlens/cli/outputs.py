@@ -68,8 +68,10 @@ def _paths(value: Any) -> Iterator[Path]:
 
 def _files(command: str, path: Path) -> list[Path]:
     """A file, and those that are written, or read, with it."""
+    if not path.name:  # "/"
+        return [path]
     beside = [path.with_suffix(f".{name}{path.suffix}") for name in BESIDE.get(command, ())]
-    return [place for table in (path, *beside) for place in (table, sidecar_of(table))] if path.name else [path]
+    return [place for table in (path, *beside) for place in (table, sidecar_of(table))]
 
 
 def _identity(path: Path) -> Any:

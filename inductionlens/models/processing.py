@@ -8,7 +8,7 @@ import torch
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.activations import attention_layers, logit_multiplier
+from inductionlens.models.activations import attention_layers, logit_multiplier, run_reduced
 from inductionlens.models.lens import is_bridge, quiet
 from inductionlens.models.writing import writing_of
 
@@ -239,7 +239,7 @@ def cast(model: Model, dtype: str, name: str) -> Model:
     """The model in another precision, processed before it is rounded.
 
     Raises:
-        InputError: some weight is too large for it.
+        InputError: some weight is too large for it, or the model's class does not run in it.
     """
     if model.cfg.dtype == getattr(torch, dtype):
         return model
@@ -252,6 +252,13 @@ def cast(model: Model, dtype: str, name: str) -> Model:
     for key, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise InputError(f"{name} does not fit into {dtype}: {key} overflows; use bfloat16 or float32.")
+    try:
+        run_reduced(model, torch.arange(min(4, model.cfg.n_ctx, model.cfg.d_vocab))[None], lambda layer: None)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"{name} does not run in {dtype} under TransformerLens ({reason}); use float32.") from error
     return model
 
 
