@@ -165,6 +165,9 @@ def test_rows_longer_than_those_compared_are_compared_first(tmp_path, monkeypatc
     monkeypatch.setattr(pretrained, "check_same", lambda *given, **more: (_ for _ in ()).throw(InputError("other")))
     with refused("other"):
         losses_by_position(model, tokens(1, 700))
+    (tmp_path / "gpt2").rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="is gone, so rows of 700 tokens could not be compared"):
+        losses_by_position(model, tokens(1, 700))
 
 
 def test_the_row_repeats_and_stays_in_the_vocabulary():

@@ -100,6 +100,13 @@ def load_folder(folder: Path, config: dict[str, Any], *, device: str | None, dty
 
 def _compare_again(folder: Path, config: dict[str, Any], device: str | None, length: int) -> None:
     """Load a folder once more, to compare its conversion with Hugging Face on a longer row; the copy is dropped."""
+    if not folder.is_dir():
+        warnings.warn(
+            f"{folder} is gone, so rows of {length} tokens could not be compared with Hugging Face before they are "
+            f"scored; rows of up to {LENGTH} were.",
+            stacklevel=2,
+        )
+        return
     load_folder(folder, config, device=device, dtype="float32", length=length)
 
 

@@ -20,6 +20,7 @@ from inductionlens.measure import attention_targets, measure_attention, measure_
 from inductionlens.models.activations import run_reduced
 from inductionlens.models.lens import has_hooked_transformer
 from inductionlens.models.loading import load_model
+from inductionlens.models.same_model import check_same, given_object
 from inductionlens.probes import repeated_tokens, token_pool
 
 BATCH, PERIOD, REPEATS = 8, 32, 4
@@ -121,10 +122,14 @@ def main() -> None:
             with torch.no_grad():
                 detect_head(model, [str(row) for row in range(BATCH)], kind)
 
+    def compared() -> None:
+        check_same(model, given_object(model, "the model"))
+
     # In growing order, before anything else: memory that was once used may stay with the process.
     passes = peak_megabytes(plain)
     memory = [("attention scores, beyond the plain pass", peak_megabytes(attention) - passes), *long_rows()]
     rows = [
+        ("comparing with the model given, once a model / plain pass", ratio(compared, plain, given.pairs)),
         ("hooks alone / plain pass", ratio(hooks_only, plain, given.pairs)),
         ("attention scores / plain pass over the same tokens", ratio(attention, plain, given.pairs)),
         ("all scores and losses / plain passes over the same tokens", ratio(all_scores, three_plain, given.pairs)),
