@@ -25,10 +25,11 @@ def process(model: Model, state: dict[str, torch.Tensor] | None = None) -> Model
     _check_foldable(model.cfg)
     with quiet():
         if is_bridge(model):
+            _fold_final_norm(model)  # see `_final_norm_folded`
             _process_bridge(model)
         else:
-            steps = _steps(model.cfg)
-            model.load_and_process_state_dict(model.state_dict() if state is None else state, **steps)
+            state = model.state_dict() if state is None else state
+            model.load_and_process_state_dict(_final_norm_folded(state), **_steps(model.cfg))
     _fold_final_norm(model)
     centre_unembedding(model).eval().requires_grad_(False)
     left = unprocessed(model)
@@ -48,6 +49,22 @@ def _process_bridge(model: Model) -> None:
         raise InputError(
             f"The norms of this model cannot be folded, so its logit effects would be wrong: {reason}."
         ) from error
+
+
+def _final_norm_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A HookedTransformer's weights with the final norm folded into W_U and b_U.
+
+    TransformerLens does so too, but tells W_U from its transpose by shape: with as many tokens as dimensions it folds
+    along the wrong one.
+    """
+    gain = state.get("ln_final.w")
+    if gain is None:
+        return state
+    bias, weights = state.get("ln_final.b"), state["unembed.W_U"]
+    folded = {**state, "ln_final.w": torch.ones_like(gain), "unembed.W_U": weights * gain[:, None]}
+    if bias is not None:
+        folded |= {"ln_final.b": torch.zeros_like(bias), "unembed.b_U": state["unembed.b_U"] + bias @ weights}
+    return folded
 
 
 def _fold_final_norm(model: Model) -> None:
