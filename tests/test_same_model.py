@@ -446,3 +446,30 @@ def test_a_family_that_does_not_run_in_half_precision_is_refused(tmp_path):
     saved(tmp_path / "m", OlmoConfig(**SHAPE))
     with refused("does not run in bfloat16 under TransformerLens .*; use float32"):
         il.load_model(tmp_path / "m", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("norm", ["LN", "RMS"])
+def test_as_many_tokens_as_dimensions_are_folded_along_the_right_one(norm, tmp_path):
+    """TransformerLens tells W_U from its transpose by shape; a square one, as `train_toy` has by default, it folds
+    along the wrong dimension."""
+    toy = il.new_toy(
+        il.ToyConfig(n_layers=1, n_heads=2, d_model=16, d_head=8, d_vocab=16, n_ctx=64, normalization_type=norm)
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in named_weights(toy).values():
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.3)
+    rows = tokens(vocabulary=16)
+    right = toy(rows, return_type="loss", loss_per_token=True).detach().numpy()
+    assert losses_by_position(il.load_model(toy), rows) == pytest.approx(right, abs=1e-4)
+    il.save_toy(toy, tmp_path / "toy")
+    assert losses_by_position(il.load_model(tmp_path / "toy"), rows) == pytest.approx(right, abs=1e-4)
+
+
+def test_position_biases_are_stacked_as_their_families_lay_them_out():
+    from inductionlens.models.replay import _repeated
+
+    alibi = torch.arange(6.0).view(6, 1, 1)  # BLOOM: batch 2 x head 3
+    assert torch.equal(_repeated(alibi, 2, 2, "alibi"), torch.cat([alibi, alibi]))
+    bias = torch.arange(2.0).view(2, 1, 1)  # MPT: one for each head, of as many heads as rows
+    assert _repeated(bias, 2, 3, "position_bias") is bias
