@@ -255,7 +255,8 @@ def _measured(found: Formation, place: Path, windows: int) -> dict[str, Any]:
     strong = heads["name"].isin(named)
     induction = [Head.parse(name) for name in named]
     result["induction_heads"] = [str(head) for head in induction]
-    result["qk_eigen"] = float(heads.loc[strong, "qk_eigen"].mean()) if strong.any() else None
+    eigen = heads.loc[strong, "qk_eigen"].dropna()  # smeared keys have no QK circuit
+    result["qk_eigen"] = float(eigen.mean()) if len(eigen) else None
     result |= _removed(place, induction, windows, found)
     return result
 
