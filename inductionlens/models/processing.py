@@ -63,7 +63,8 @@ def _final_norm_folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     bias, weights = state.get("ln_final.b"), state["unembed.W_U"]
     folded = {**state, "ln_final.w": torch.ones_like(gain), "unembed.W_U": weights * gain[:, None]}
     if bias is not None:
-        folded |= {"ln_final.b": torch.zeros_like(bias), "unembed.b_U": state["unembed.b_U"] + bias @ weights}
+        own = state.get("unembed.b_U", 0.0)  # a converted state dict may leave it out
+        folded |= {"ln_final.b": torch.zeros_like(bias), "unembed.b_U": own + bias @ weights}
     return folded
 
 
