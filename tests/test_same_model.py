@@ -428,7 +428,7 @@ def test_a_square_mlp_that_a_bridge_folds_the_wrong_way_round_is_refused(tmp_pat
 def test_a_copy_lives_on_without_its_original(toy_config):
     import gc
 
-    from inductionlens.models.processing import copied
+    from inductionlens.models.copies import copied
 
     model = il.load_model(il.new_toy(toy_config, seed=3))
     rows = tokens(vocabulary=48)

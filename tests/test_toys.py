@@ -108,7 +108,7 @@ def test_weights_of_another_convention_are_found_out(toy_config, tmp_path):
         ({"tokens": torch.zeros(2, 5).long()}, "must hold tokens and log_probs; it holds tokens"),
         (
             {"tokens": torch.zeros(2, 5), "log_probs": torch.zeros(2, 4)},
-            r"token ids, \[n, length\]; got \[2, 5\] of torch.f",
+            r"token ids, \[sequence, pos\]; got \[2, 5\] of torch.f",
         ),
         ({"tokens": torch.zeros(2, 5).long(), "log_probs": torch.zeros(2, 5)}, r"must be \[2, 4\]; they are \[2, 5\]"),
         ({"tokens": torch.full((2, 5), 48), "log_probs": torch.zeros(2, 4)}, "must hold ids between 0 and 47"),

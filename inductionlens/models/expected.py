@@ -9,6 +9,7 @@ from torch import Tensor
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.activations import as_for_inference
+from inductionlens.models.token_checks import checked_tokens
 
 #: The file in a toy's folder.
 EXPECTED = "expected.safetensors"
@@ -29,26 +30,6 @@ def next_log_probs(model: Model, tokens: Int[Tensor, "n length"]) -> Float[Tenso
     return torch.cat(parts)
 
 
-def check_tokens(model: Model, tokens: Tensor, called: str) -> Int[Tensor, "n length"]:
-    """Token ids that the model can read, as 64-bit integers.
-
-    Raises:
-        InputError: they are not [n, length], of the model's ids and context; in terms of ``called``.
-    """
-    context, vocabulary = model.cfg.n_ctx, model.cfg.d_vocab
-    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
-        given = f"{list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise InputError(f"{called} must be a tensor of token ids, [n, length]; got {given}.")
-    if not len(tokens) or not 2 <= tokens.shape[1] <= context:
-        raise InputError(
-            f"{called} must hold at least 1 sequence of 2 to {context} tokens, the model's context; got "
-            f"{tokens.shape[0]} of {tokens.shape[1]}."
-        )
-    if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
-        raise InputError(f"{called} must hold ids between 0 and {vocabulary - 1}.")
-    return tokens.long()
-
-
 def check_expected(model: Model, folder: Path) -> None:
     """Hold a toy against ``expected.safetensors`` in its folder, where there is one.
 
@@ -67,7 +48,7 @@ def check_expected(model: Model, folder: Path) -> None:
         raise InputError(f"{path} is truncated or corrupted: {error}.") from error
     if set(kept) != {"tokens", "log_probs"}:
         raise InputError(f"{path} must hold tokens and log_probs; it holds {', '.join(sorted(kept)) or 'nothing'}.")
-    tokens = check_tokens(model, kept["tokens"], f"tokens in {path}")
+    tokens = checked_tokens(model, kept["tokens"], f"tokens in {path}", length=2)
     shape = (tokens.shape[0], tokens.shape[1] - 1)
     if kept["log_probs"].shape != shape:
         raise InputError(f"log_probs in {path} must be {list(shape)}; they are {list(kept['log_probs'].shape)}.")

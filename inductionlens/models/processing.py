@@ -1,7 +1,5 @@
 """One way to process weights on entry."""
 
-import copy
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +7,8 @@ import torch
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.activations import attention_layers, logit_multiplier, run_reduced
+from inductionlens.models.copies import copied
+from inductionlens.models.folder_checks import first_line
 from inductionlens.models.lens import is_bridge, quiet
 from inductionlens.models.writing import writing_of
 
@@ -211,48 +211,6 @@ def processed(model: Model) -> Model:
         raise InputError(f"{str(error).rstrip('.')}; {way_out}.") from error
 
 
-def copied(model: Model) -> Model:
-    """A copy of a model, one that has run before included: what a run left in it with a gradient is not copied.
-
-    Raises:
-        InputError: something in it cannot be copied.
-    """
-    left = [part for module in model.modules() for part in _tensors(vars(module)) if part.grad_fn is not None]
-    try:
-        with quiet():
-            duplicate = copy.deepcopy(model, {id(part): part.detach() for part in left})
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(
-            f"This model object cannot be copied, and it has to be processed to be scored ({reason}); save it to a "
-            "folder and give the folder, or give it as load_model returned it."
-        ) from error
-    if is_bridge(duplicate):
-        _forget_captures(duplicate)
-    return duplicate
-
-
-def _forget_captures(bridge: Model) -> None:
-    """Take off the hooks that a bridge hung on its blocks when it first ran: a copy's still write to the original, and
-    fail once that is gone. The next run hangs them there anew."""
-    for block in bridge.blocks:
-        if not getattr(block, "_capture_hooks_wired", False):
-            continue
-        for module in block.modules():
-            for key, hook in list(module._forward_pre_hooks.items()):
-                if "_maybe_wire_capture_hooks" in getattr(hook, "__qualname__", ""):
-                    del module._forward_pre_hooks[key]
-        block._capture_hook_handles.clear()
-        block._capture_hooks_wired = False
-
-
-def _tensors(parts: Mapping[str, Any]) -> Iterator[torch.Tensor]:
-    """Tensors that hang on a module, alone or in a list, tuple or dictionary."""
-    for part in parts.values():
-        several = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else (part,)
-        yield from (value for value in several if issubclass(type(value), torch.Tensor))
-
-
 def cast(model: Model, dtype: str, name: str) -> Model:
     """The model in another precision, processed before it is rounded.
 
@@ -275,8 +233,9 @@ def cast(model: Model, dtype: str, name: str) -> Model:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"{name} does not run in {dtype} under TransformerLens ({reason}); use float32.") from error
+        raise InputError(
+            f"{name} does not run in {dtype} under TransformerLens ({first_line(error)}); use float32."
+        ) from error
     return model
 
 

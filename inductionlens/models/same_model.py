@@ -11,6 +11,7 @@ from torch import Tensor
 from inductionlens.errors import InputError
 from inductionlens.models import Model
 from inductionlens.models.activations import Attention, as_for_inference, attention_layers, logits_at, run_reduced
+from inductionlens.models.folder_checks import first_line
 
 #: Tokens of the row that is compared when a model is loaded; folders are compared again for longer rows.
 LENGTH = 512
@@ -50,8 +51,6 @@ def given_folder_model(hf_model: Any, named: str, length: int = LENGTH) -> Given
     Raises:
         InputError: the model does not run.
     """
-    from inductionlens.models.folder_checks import first_line
-
     try:
         config = hf_model.config.get_text_config()
         named_sizes = (getattr(config, name, None) for name in CONTEXTS)
@@ -73,8 +72,6 @@ def given_object(model: Model, named: str) -> Given:
     Raises:
         InputError: the model does not run.
     """
-    from inductionlens.models.folder_checks import first_line
-
     tokens = row_of_tokens(model.cfg.d_vocab, min(model.cfg.n_ctx, LENGTH))
     try:
         with torch.no_grad(), as_for_inference(model):

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from inductionlens.errors import InputError
 from inductionlens.models import Model
-from inductionlens.models.expected import EXPECTED, check_expected, check_tokens, next_log_probs
+from inductionlens.models.expected import EXPECTED, check_expected, next_log_probs
 from inductionlens.models.lens import has_hooked_transformer, is_bridge, lens, quiet
 from inductionlens.models.named_weights import named_weights, portable_weights, write_weights
 from inductionlens.models.origin import Origin
 from inductionlens.models.pretrained import _tokenizer as folder_tokenizer
 from inductionlens.models.processing import cast, check_weights, process
 from inductionlens.models.same_model import check_same, given_object
+from inductionlens.models.token_checks import checked_tokens
 from inductionlens.models.torch_settings import in_usual_torch
 
 FORMAT = "inductionlens-toy"
@@ -196,7 +197,7 @@ def save_toy(model: Model, folder: str | Path, *, expected: Int[Tensor, "n lengt
     folder = Path(folder)
     kept = None
     if expected is not None:
-        tokens = check_tokens(model, expected, "expected").cpu().contiguous()
+        tokens = checked_tokens(model, expected, "expected", length=2).cpu().contiguous()
         kept = {"tokens": tokens, "log_probs": next_log_probs(model, tokens)}
     folder.mkdir(parents=True, exist_ok=True)
     # What described other weights must not stay beside these.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from inductionlens.models import Model
+from inductionlens.models.copies import copied
 from inductionlens.models.named_weights import named_weights, write_weights
-from inductionlens.models.processing import copied
 
 
 def untrained_twin(model: Model, *, seed: int = 0) -> Model:

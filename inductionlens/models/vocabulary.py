@@ -52,7 +52,7 @@ def encoder(model: Model) -> Callable[[str], list[int]] | None:
             raise InputError(
                 f"The tokenizer of {origin_of(model).name} has words that the model has no embeddings for, such as "
                 f"{word!r} with id {max(ids)} of {model.cfg.d_vocab}: resize the model (resize_token_embeddings) and "
-                "save it again, or do without text (text='random', --text random)."
+                "save it again, or do without text (text='random', --text random; of repeats --tokens uniform)."
             )
         return ids
 

@@ -147,8 +147,8 @@ def _writing(model: Model, layer: int, runs: list[_Arrived]) -> Writing:
     if norm is None:
         return Writing(known=False)
     bias = getattr(attn, "b_O", None)
+    gain = _gain(norm)
     for centred in (False, True):
-        gain = _gain(model, norm)
         normed = [
             _normed(output if bias is None else output + bias.float(), norm, model.cfg, centred) for output in written
         ]
@@ -157,7 +157,7 @@ def _writing(model: Model, layer: int, runs: list[_Arrived]) -> Writing:
     return Writing(known=False)
 
 
-def _gain(model: Model, norm: Any) -> Float[Tensor, " d_model"]:
+def _gain(norm: Any) -> Float[Tensor, " d_model"]:
     weight = norm.w.detach().float()
     return weight + 1 if bool(getattr(norm, "uses_weight_offset", False)) else weight
 
