@@ -30,7 +30,6 @@ def process(model: Model, state: dict[str, torch.Tensor] | None = None) -> Model
         else:
             state = model.state_dict() if state is None else state
             model.load_and_process_state_dict(_final_norm_folded(state), **_steps(model.cfg))
-    _fold_final_norm(model)
     centre_unembedding(model).eval().requires_grad_(False)
     left = unprocessed(model)
     if left is not None:
