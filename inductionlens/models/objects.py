@@ -21,7 +21,7 @@ def check_object(model: Model) -> None:
     if left:
         raise InputError(
             f"{name} has hooks left on it ({', '.join(left[:3])}{' ...' if len(left) > 3 else ''}), which would act on "
-            "every score; remove them (model.reset_hooks(including_permanent=True)) or use them in a "
+            "every score; remove them (model.reset_hooks(), and what you added as permanent) or use them in a "
             "`with model.hooks(...)` that ends before."
         )
     if getattr(cfg, "attention_dir", "causal") != "causal":
