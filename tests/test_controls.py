@@ -220,6 +220,7 @@ def test_the_planted_head_passes_every_control():
     assert row["kind"] == "induction"
 
 
+@pytest.mark.slow
 def test_false_verdicts_on_random_models_are_rare():
     """200 models with random weights: at most 5% may have a head called induction, anti_induction or mixed."""
     tables = list(random_scans())

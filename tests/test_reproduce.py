@@ -136,6 +136,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.csv"))}
 
 
+@pytest.mark.slow
 def test_a_reproduction_resumes_and_ends_the_same(tmp_path):
     calls = []
     note = lambda done, total: calls.append((done, total))  # noqa: E731
