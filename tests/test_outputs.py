@@ -87,6 +87,13 @@ def test_new_files_earlier_tables_and_pictures_may_lie_in_a_folder_that_is_read(
         check_outputs("formation", {"run": "run", "out": Path("run/training.csv")})
 
 
+def test_an_output_without_a_name_is_one_sentence(desk):
+    code, _, err = run("compare", "s.csv", "t.csv", "--out", "/")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert err.startswith("inductionlens: ")
+
+
 def test_every_command_passes_through_the_check_and_every_output_is_known():
     from typer.main import get_command
 
